@@ -1,0 +1,1 @@
+"""The user-visible log of what happened."""

@@ -1,0 +1,1 @@
+"""The flows' own Unix sockets."""

@@ -1,0 +1,1 @@
+"""The command line: each verb a thin client of the wire contract."""

@@ -1,0 +1,1 @@
+"""ContainerManager and what keeps its operations orderly."""

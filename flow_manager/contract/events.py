@@ -1,0 +1,112 @@
+"""The one catalogue of client events and server events: an event outside it can't exist.
+
+Handlers, the reference, AsyncAPI, the command line's help and the contract tests are made from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flow_manager.contract import requests
+from flow_manager.contract.activity import Activity, ActivityPage, Subscription
+from flow_manager.contract.models import (
+    ContainerInfo,
+    ContainerMessage,
+    ContainerStatus,
+    Deleted,
+    MessageDelivery,
+    WireModel,
+)
+from flow_manager.contract.principal import READ, WRITE
+
+
+@dataclass(frozen=True, slots=True)
+class ClientEvent:
+    """One event that a client may send; its handler is `handle_<name>` of the gateway."""
+
+    name: str
+    request: type[WireModel]
+    reply: Any  # a model, or list[model], or None for {}
+    scope: str
+    summary: str
+
+    @property
+    def mutating(self) -> bool:
+        return issubclass(self.request, requests.Mutation)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    name: str
+    data: Any
+    summary: str
+
+
+CLIENT_EVENTS: dict[str, ClientEvent] = {
+    event.name: event
+    for event in (
+        ClientEvent(
+            "create_container",
+            requests.CreateContainer,
+            ContainerInfo,
+            WRITE,
+            "Make a flow, and start it when asked to.",
+        ),
+        ClientEvent("start_container", requests.StartContainer, ContainerStatus, WRITE, "Start a flow."),
+        ClientEvent("stop_container", requests.StopContainer, ContainerStatus, WRITE, "Stop a flow; it stays stopped."),
+        ClientEvent(
+            "restart_container", requests.RestartContainer, ContainerStatus, WRITE, "Stop a flow and start it again."
+        ),
+        ClientEvent("pause_container", requests.ChangeContainer, ContainerStatus, WRITE, "Freeze a running flow."),
+        ClientEvent("unpause_container", requests.ChangeContainer, ContainerStatus, WRITE, "Let a paused flow go on."),
+        ClientEvent(
+            "kill_container",
+            requests.KillContainer,
+            ContainerStatus,
+            WRITE,
+            "Send a signal now; ends what is under way.",
+        ),
+        ClientEvent(
+            "delete_container", requests.DeleteContainer, Deleted, WRITE, "Remove a flow and all that it left."
+        ),
+        ClientEvent("get_status", requests.OneContainer, ContainerStatus, READ, "How a flow is."),
+        ClientEvent("get_container", requests.OneContainer, ContainerInfo, READ, "What a flow is."),
+        ClientEvent(
+            "list_containers", requests.ListContainers, list[ContainerInfo], READ, "All flows that the caller may see."
+        ),
+        ClientEvent(
+            "send_message",
+            requests.SendMessage,
+            MessageDelivery,
+            WRITE,
+            "Give a flow a message, and wait for its reply when asked to.",
+        ),
+        ClientEvent(
+            "subscribe_activity",
+            requests.SubscribeActivity,
+            Subscription,
+            READ,
+            "Follow what happens, from a cursor or from now.",
+        ),
+        ClientEvent("unsubscribe_activity", requests.Nothing, None, READ, "Stop following."),
+        ClientEvent(
+            "list_activity", requests.ListActivity, ActivityPage, READ, "Read back what happened, newest first."
+        ),
+    )
+}
+
+SERVER_EVENTS: dict[str, ServerEvent] = {
+    event.name: event
+    for event in (
+        ServerEvent(
+            "hello",
+            dict[str, Any],
+            "Sent once after the connect: version, contract, instance, stream, principal, tenant, scopes, runtimes.",
+        ),
+        ServerEvent("error", dict[str, Any], "The error object of a reply that failed, to that client alone."),
+        ServerEvent("activity", Activity, "One entry of the activity log, to its subscribers."),
+        ServerEvent("container_status", ContainerStatus, "A flow changed its state."),
+        ServerEvent("container_message", ContainerMessage, "A flow sent something on its own."),
+    )
+}

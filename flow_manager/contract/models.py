@@ -1,0 +1,283 @@
+"""The models of the wire contract, section 6. Field names are wire names; unknown fields are refused."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+
+from flow_manager.contract.units import parse_bytes, parse_seconds
+
+NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
+HOST_PATTERN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+_PORT_KEY = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?\Z")
+# What Docker takes: registry host and port, path, tag, digest. Nothing else ever reaches an engine.
+_IMAGE = re.compile(
+    r"(?=.{1,512}\Z)[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9]+:[a-f0-9]{32,128})?\Z"
+)
+RESERVED_LABEL_PREFIX = "flow-manager."
+
+ContainerState = Literal["created", "running", "stopped", "paused", "restarting", "removing", "exited", "dead"]
+ContainerHealth = Literal["healthy", "unhealthy", "starting", "none"]
+FlowState = Literal["napping", "starting", "ready", "stopping", "error"]
+DesiredState = Literal["running", "stopped"]
+
+Timestamp = Annotated[
+    datetime, PlainSerializer(lambda at: at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), when_used="json")
+]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0, le=366 * 86400)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0, le=2**50)]
+
+
+def no_control_characters(text: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+def no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("a NUL character is not allowed")
+    return text
+
+
+CleanText = Annotated[str, AfterValidator(no_control_characters), Field(max_length=4096)]
+Argument = Annotated[str, AfterValidator(no_nul), Field(max_length=131072)]
+
+
+class WireModel(BaseModel):
+    """Strict both ways: wrong types are refused, not converted, and unknown fields too."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Resources(WireModel):
+    """Limits. `memory` in bytes (or text: "256m"), `cpus` in cores, `pids` a count of processes and threads."""
+
+    memory: Bytes | None = None
+    cpus: Annotated[float, Field(gt=0, le=4096)] | None = None
+    pids: Annotated[int, Field(gt=0, le=4194304)] | None = None
+
+
+class Dependency(WireModel):
+    container: CleanText
+    condition: Literal["started", "healthy", "completed"] = "started"
+
+
+class Probe(WireModel):
+    method: str | None = None
+    path: str | None = None
+    user_agent: str | None = None
+    source: str | None = None
+
+
+class HttpReadiness(WireModel):
+    port: Annotated[int, Field(ge=1, le=65535)]
+    path: Annotated[str, Field(pattern=r"^/")] = "/"
+
+
+class Readiness(WireModel):
+    http: HttpReadiness | None = None
+    tcp: Annotated[int, Field(ge=1, le=65535)] | None = None
+    channel: bool | None = None
+    delay: Seconds | None = None
+
+
+class IdlePolicy(WireModel):
+    """When a flow may be put to sleep and what wakes it. Times in seconds; absent policy: never slept, never woken by traffic."""
+
+    idle_timeout: Seconds = 0
+    stop_method: Literal["pause", "stop", "kill"] = "stop"
+    stop_signal: Annotated[str, Field(pattern=r"^(SIG)?[A-Z0-9+-]{1,12}$")] | None = None
+    stop_timeout: Seconds = 10
+    wake_timeout: Seconds = 180
+    depends_on: list[Dependency] = []
+    start_endpoint: Annotated[str, Field(pattern=r"^/")] | None = None
+    no_loading_page: bool = False
+    probes: list[Probe] = []
+    ready: Readiness | None = None
+
+
+class ContainerConfig(WireModel):
+    """What a client asks for. Everything an engine gets is built from this; there is no pass-through."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)]
+    name: str | None = None
+    environment: dict[str, str] = {}
+    volumes: dict[str, str] = {}
+    ports: dict[str, Annotated[int, Field(ge=0, le=65535)]] = {}
+    command: list[Argument] | None = None
+    working_dir: str | None = None
+    tty: bool = False
+    runtime: str | None = None
+    labels: dict[str, str] = {}
+    networks: list[CleanText] = []
+    resources: Resources = Resources()
+    hosts: list[str] = []
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    idle: IdlePolicy | None = None
+    code_path: Annotated[str, AfterValidator(no_nul), Field(min_length=1, max_length=4096)] | None = None
+
+    @field_validator("image")
+    @classmethod
+    def _image_reference(cls, image: str) -> str:
+        if not _IMAGE.match(image):
+            raise ValueError("not an image reference")
+        return image
+
+    @field_validator("name")
+    @classmethod
+    def _dns_label(cls, name: str | None) -> str | None:
+        if name is not None and not NAME_PATTERN.match(name):
+            raise ValueError("a name is a DNS label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end")
+        return name
+
+    @field_validator("environment")
+    @classmethod
+    def _environment(cls, environment: dict[str, str]) -> dict[str, str]:
+        for key, value in environment.items():
+            if not _ENVIRONMENT_NAME.match(key):
+                raise ValueError(f"{key[:64]!r} is not a variable's name")
+            if key in ("FLOW_ID", "FLOW_SOCKET"):
+                raise ValueError(f"{key} is set by the manager")
+            no_nul(value)
+        return environment
+
+    @field_validator("volumes")
+    @classmethod
+    def _volumes(cls, volumes: dict[str, str]) -> dict[str, str]:
+        for source, target in volumes.items():
+            no_control_characters(source)
+            no_control_characters(target)
+            if not source.startswith("/"):
+                raise ValueError(f"{source[:64]!r}: a host path is absolute")
+            parse_volume_target(target)
+        return volumes
+
+    @field_validator("ports")
+    @classmethod
+    def _ports(cls, ports: dict[str, int]) -> dict[str, int]:
+        for key in ports:
+            parse_port_key(key)
+        return ports
+
+    @field_validator("working_dir")
+    @classmethod
+    def _working_dir(cls, path: str | None) -> str | None:
+        if path is not None and not no_control_characters(path).startswith("/"):
+            raise ValueError("a working directory is absolute")
+        return path
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key, value in labels.items():
+            no_control_characters(key)
+            no_nul(value)
+            if not key or key.startswith(RESERVED_LABEL_PREFIX):
+                raise ValueError(f"{key[:64]!r}: labels below '{RESERVED_LABEL_PREFIX}' are the manager's own")
+        return labels
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not HOST_PATTERN.match(host):
+                raise ValueError(f"{host[:64]!r} is not a lower-case host name")
+        return hosts
+
+
+def parse_port_key(key: str) -> tuple[int, str]:
+    """`"80"` or `"53/udp"` → (port, protocol).
+
+    :raises ValueError: for anything else.
+    """
+    match = _PORT_KEY.match(key)
+    if match is None or not 1 <= int(match[1]) <= 65535:
+        raise ValueError(f"{key[:64]!r} is not a port: '80' or '53/udp'")
+    return int(match[1]), match[2] or "tcp"
+
+
+def parse_volume_target(target: str) -> tuple[str, bool]:
+    """`/data[:ro|:rw]` → (path in the container, read only).
+
+    :raises ValueError: for a path that is not absolute, has `..`, or an unknown mode.
+    """
+    path, read_only = target, False
+    if target.endswith((":ro", ":rw")):
+        path, read_only = target[:-3], target.endswith(":ro")
+    if not path.startswith("/") or ":" in path or ".." in path.split("/") or path.strip("/") == "":
+        raise ValueError(f"{target[:64]!r} is not /path[:ro|:rw]")
+    return path, read_only
+
+
+class ResourceUsage(WireModel):
+    cpu_percent: float | None = None
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    pids: int | None = None
+
+
+class ContainerInfo(WireModel):
+    """What a flow is. `ports` maps `container_port/proto` to the host's port; `environment` has its secrets masked."""
+
+    id: str
+    name: str
+    runtime: str
+    runtime_id: str | None
+    status: ContainerState
+    image: str
+    created: Timestamp
+    socket_path: str | None
+    ports: dict[str, int]
+    addresses: list[str]
+    hosts: list[str]
+    environment: dict[str, str]
+    labels: dict[str, str]
+    adopted: bool
+    desired: DesiredState
+    idle: IdlePolicy | None
+
+
+class ContainerStatus(WireModel):
+    """How a flow is. `uptime` in seconds, null when it does not run; `stale`: last known, the runtime does not answer."""
+
+    id: str
+    name: str
+    state: ContainerState
+    health: ContainerHealth
+    flow_state: FlowState
+    desired: DesiredState
+    uptime: float | None
+    socket_connected: bool
+    last_communication: Timestamp | None
+    resource_usage: ResourceUsage
+    exit_code: int | None = None
+    error: str | None = None
+    stale: bool = False
+
+
+class ContainerMessage(WireModel):
+    """What a flow sent on its own."""
+
+    container_id: str
+    message: Any
+    timestamp: Timestamp
+
+
+class MessageDelivery(WireModel):
+    """Reply of `send_message`. `reply` is there only when one was asked for."""
+
+    message_id: str
+    delivered: bool
+    queued: bool
+    reply: Any = None
+
+
+class Deleted(WireModel):
+    container_id: str
+    deleted: Literal[True] = True

@@ -1,0 +1,50 @@
+"""The two shapes of a reply (wire contract, section 3), and the one place where an error becomes its wire form."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flow_manager.errors import FlowManagerError, InvalidRequest
+
+MAX_FIELDS_TOLD = 20
+MAX_REASON = 200
+
+
+def success(data: Any) -> dict[str, Any]:
+    """`{"error": false, "data": …}`; models become plain JSON data, None becomes `{}`."""
+    return {"error": False, "data": to_wire(data)}
+
+
+def to_wire(data: Any) -> Any:
+    if isinstance(data, BaseModel):
+        return data.model_dump(mode="json")
+    if isinstance(data, list):
+        return [to_wire(item) for item in data]
+    return {} if data is None else data
+
+
+def failure(error: FlowManagerError, *, at: datetime | None = None) -> dict[str, Any]:
+    """The error object. `timestamp` is UTC to the second."""
+    moment = (at or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "error": True,
+        "error_type": error.error_type,
+        "code": error.code,
+        "message": error.message,
+        "details": error.details,
+        "timestamp": moment,
+    }
+
+
+def invalid_request(error: ValidationError) -> InvalidRequest:
+    """Each field's path and reason; never the value itself, which may be a secret."""
+    fields = [
+        {"path": ".".join(str(part) for part in item["loc"]) or "(request)", "reason": item["msg"][:MAX_REASON]}
+        for item in error.errors(include_url=False, include_input=False, include_context=False)[:MAX_FIELDS_TOLD]
+    ]
+    first = fields[0]
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    return InvalidRequest(f"{first['path']}: {first['reason']}{more}", fields=fields)

@@ -1,0 +1,89 @@
+"""What a client may send with each event (wire contract, section 4). Times are seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from flow_manager.contract.models import CleanText, ContainerConfig, ContainerState, WireModel
+
+MAX_TIMEOUT = 600
+Timeout = Annotated[float, Field(ge=0, le=MAX_TIMEOUT)]
+ContainerRef = Annotated[str, Field(min_length=1, max_length=256)]
+Signal = Annotated[str, Field(pattern=r"^(SIG)?[A-Z][A-Z0-9+-]{0,11}$")]
+Cursor = Annotated[int, Field(ge=0)]
+
+
+class Mutation(WireModel):
+    """`request_id`: the same id from the same principal within 24 h gives the first reply and does nothing twice."""
+
+    request_id: Annotated[CleanText, Field(min_length=1, max_length=64)] | None = None
+
+
+class CreateContainer(ContainerConfig, Mutation):
+    start: bool = False
+
+    def config(self) -> ContainerConfig:
+        return ContainerConfig.model_construct(**{name: getattr(self, name) for name in ContainerConfig.model_fields})
+
+
+class OneContainer(WireModel):
+    container_id: ContainerRef
+
+
+class ChangeContainer(OneContainer, Mutation):
+    pass
+
+
+class StartContainer(ChangeContainer):
+    wait: Literal["started", "ready"] = "started"
+
+
+class StopContainer(ChangeContainer):
+    signal: Signal | None = None
+    timeout: Timeout | None = None
+
+
+class RestartContainer(ChangeContainer):
+    timeout: Timeout | None = None
+
+
+class KillContainer(ChangeContainer):
+    signal: Signal = "SIGKILL"
+
+
+class DeleteContainer(ChangeContainer):
+    force: bool = False
+
+
+class ListContainers(WireModel):
+    runtime: str | None = None
+    state: ContainerState | None = None
+    labels: dict[str, str] | None = None
+
+
+class SendMessage(ChangeContainer):
+    message: dict[str, Any]
+    expect_reply: bool = False
+    timeout: Timeout = 30
+    wake: bool = False
+
+
+class ActivityFilter(WireModel):
+    container_id: ContainerRef | None = None
+    types: list[CleanText] | None = None
+
+
+class SubscribeActivity(ActivityFilter):
+    after: Cursor | None = None
+    stream: CleanText | None = None
+
+
+class ListActivity(ActivityFilter):
+    before: Cursor | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class Nothing(WireModel):
+    pass

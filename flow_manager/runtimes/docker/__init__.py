@@ -1,0 +1,1 @@
+"""Flows as containers of a Docker engine: the only home of aiodocker."""

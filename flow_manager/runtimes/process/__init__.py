@@ -1,0 +1,1 @@
+"""Flows as local processes: nothing is isolated."""

@@ -1,0 +1,184 @@
+"""One frozen model a concern. Every field's description is its reference entry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from flow_manager.contract.models import HOST_PATTERN, Seconds
+from flow_manager.contract.principal import DEFAULT_TENANT
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+# sizeof(sun_path) is 108 on Linux; `<dir>/<12>/<12>.sock` and the ending NUL take 32 of them (wire contract, section 7).
+MAX_SOCKETS_DIR_BYTES = 76
+
+
+class SettingsModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TokenSettings(SettingsModel):
+    """One static token. `hash` is what `flow-manager token create` prints, never the token itself."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.@-]+$")]
+    hash: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    tenant: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")] = (
+        DEFAULT_TENANT
+    )
+    scopes: frozenset[Literal["read", "write"]] = frozenset({"read", "write"})
+
+
+class AuthSettings(SettingsModel):
+    tokens: tuple[TokenSettings, ...] = Field(
+        default=(), description="Static tokens. None: loopback only, one principal `local`."
+    )
+    hosts: tuple[str, ...] = Field(
+        default=(), description="Names in the Host header, beside loopback names, that the control port answers to."
+    )
+    origins: tuple[str, ...] = Field(
+        default=(), description="Origins of web pages, beside this service's own, that may connect."
+    )
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not HOST_PATTERN.match(host):
+                raise ValueError(f"{host!r} is not a lower-case host name")
+        return hosts
+
+
+class PolicySettings(SettingsModel):
+    """What a client may ask for."""
+
+    volume_roots: tuple[Path, ...] = Field(
+        default=(), description="Host folders below which `volumes` may be. None by default."
+    )
+    code_roots: tuple[Path, ...] = Field(
+        default=(), description="Host folders below which `code_path` may be. None by default."
+    )
+    networks: tuple[str, ...] = Field(
+        default=(), description="Networks of the engine that a flow may join beside its own."
+    )
+    images: tuple[str, ...] = Field(
+        default=("*",), description="Image references (shell patterns) that may be used; an empty list allows none."
+    )
+    publish_address: str = Field(default="127.0.0.1", description="The address that published ports listen on.")
+    max_flows: int | None = Field(default=None, ge=1, description="Flows a tenant may have; none: no limit.")
+
+
+class LimitSettings(SettingsModel):
+    max_clients: int = Field(default=5000, ge=1, description="Connected clients.")
+    max_unauthenticated: int = Field(default=256, ge=1, description="Connections that have not sent CONNECT yet.")
+    connect_deadline: Seconds = Field(default=10, description="Seconds in which a connection must authenticate.")
+    events_in_flight: int = Field(
+        default=64, ge=1, description="Events of one client handled at the same time; further ones wait."
+    )
+    client_buffer: int = Field(
+        default=4 * 1024 * 1024, ge=65536, description="Bytes that may wait for one slow client before it is cut off."
+    )
+    payload: int = Field(default=256 * 1024, ge=1024, description="Bytes of one event's payload.")
+    operation_timeout: Seconds = Field(
+        default=120, description="Seconds after which an engine call inside an operation is given up."
+    )
+    pull_stall: Seconds = Field(default=15, description="Seconds without progress after which a pull has failed.")
+
+
+class ActivitySettings(SettingsModel):
+    keep: int = Field(default=100_000, ge=1, description="Entries kept.")
+    keep_for: Seconds = Field(
+        default=30 * 86400, description="Age up to which entries are kept, in seconds or as '30d'."
+    )
+
+
+class ChannelSettings(SettingsModel):
+    max_line: int = Field(default=1024 * 1024, ge=1024, description="Bytes of one line.")
+    write_timeout: Seconds = Field(
+        default=5, description="Seconds that a flow may refuse to read before a write has failed."
+    )
+    ack_timeout: Seconds = Field(
+        default=5, description="Seconds to wait for the acknowledgement of a flow that promised them."
+    )
+    partial_line_timeout: Seconds = Field(
+        default=30, description="Seconds that half a line may stand before the connection is closed."
+    )
+    outbox: int = Field(default=4 * 1024 * 1024, ge=65536, description="Bytes that may wait for one flow.")
+    messages_per_second: float = Field(
+        default=1000, gt=0, description="Frames a second taken from one flow; beyond it is read more slowly."
+    )
+    max_busy: Seconds = Field(default=3600, description="Longest time that a flow may say busy for at once.")
+
+
+class LogSettings(SettingsModel):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["text", "json"] = "text"
+    file: Path | None = Field(
+        default=None, description="A file beside standard error; rotated at 10 MB, five are kept."
+    )
+
+
+class ProxySettings(SettingsModel):
+    domains: tuple[str, ...] = Field(
+        default=("localhost",), description="Domains below which flows are served by name."
+    )
+
+
+class RuntimeSettings(SettingsModel):
+    """One runtime. What does not fit its kind is refused at start."""
+
+    kind: Literal["docker", "process", "memory"] | None = Field(
+        default=None, description="What it is; default: its name."
+    )
+    url: str | None = Field(
+        default=None, description="docker: the engine's address; default DOCKER_HOST, else the usual socket."
+    )
+    network: bool = Field(default=True, description="docker: join every flow to the network flow-manager-<instance>.")
+    sockets_host_dir: Path | None = Field(default=None, description="docker: sockets_dir as the engine's host sees it.")
+    state_host_dir: Path | None = Field(default=None, description="docker: state_dir as the engine's host sees it.")
+    cgroup: Path | None = Field(
+        default=None, description="process: a delegated cgroup v2 folder for limits; default: found when there is one."
+    )
+
+
+class Settings(SettingsModel):
+    host: str = Field(default="127.0.0.1", description="Address of the control port.")
+    port: Port = Field(default=8080, description="The control port; 0: any free one, printed at start.")
+    proxy_host: str = Field(default="127.0.0.1", description="Address of the proxy port.")
+    proxy_port: Port = Field(default=8081, description="The proxy port.")
+    runtime: str | None = Field(
+        default=None, description="The default runtime; default: docker when an engine answers, else process."
+    )
+    state_dir: Path = Field(description="Folder of the store, code and logs.")
+    sockets_dir: Path = Field(description="Folder of the flows' sockets, at most 76 bytes long.")
+    sockets_host_dir: Path | None = Field(
+        default=None, description="sockets_dir as the host sees it, when the manager runs in a container."
+    )
+    state_host_dir: Path | None = Field(
+        default=None, description="state_dir as the host sees it, when the manager runs in a container."
+    )
+    instance: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] | None = Field(
+        default=None, description="This manager's identity; default: made once in the state folder."
+    )
+    shutdown_timeout: Seconds = Field(default=8, description="Seconds that a shutdown may take.")
+    auth: AuthSettings = AuthSettings()
+    policy: PolicySettings = PolicySettings()
+    limits: LimitSettings = LimitSettings()
+    activity: ActivitySettings = ActivitySettings()
+    channel: ChannelSettings = ChannelSettings()
+    log: LogSettings = LogSettings()
+    proxy: ProxySettings = ProxySettings()
+    runtimes: dict[str, RuntimeSettings] = Field(
+        default_factory=dict, description="Runtimes by name, beside `docker` and `process`."
+    )
+
+    @field_validator("sockets_dir")
+    @classmethod
+    def _short_enough(cls, path: Path) -> Path:
+        size = len(str(path.absolute()).encode())
+        if size > MAX_SOCKETS_DIR_BYTES:
+            raise ValueError(
+                f"{path} has {size} bytes; a socket's path allows {MAX_SOCKETS_DIR_BYTES}: choose a shorter folder"
+            )
+        return path

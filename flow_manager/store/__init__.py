@@ -1,0 +1,1 @@
+"""What outlives the process: flows, activity, and the replies of repeated requests."""

@@ -1,0 +1,1 @@
+"""Public fakes, for users of this package and for our own tests."""

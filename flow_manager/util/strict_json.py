@@ -1,0 +1,81 @@
+"""The one JSON codec of every edge: what we take in and what we send is JSON that every client can read.
+
+Refused: NaN and Infinity, numbers past a double, integers past ±(2**53 - 1) (a JavaScript client would silently get another
+number: RFC 7493, section 2.2), more than 32 levels, lone surrogates, and text that is not UTF-8. Measured traps behind this:
+python-socketio takes NaN in and broadcasts it, and an object 900 levels deep is taken in and then breaks `emit`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+MAX_DEPTH = 32
+MAX_SAFE_INTEGER = 2**53 - 1
+_LONG_DIGITS = re.compile(rb"[0-9]{16}")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NUMBER = re.compile(rb"-?(?P<digits>[0-9]+)(?P<fraction>[.eE][0-9eE+.-]*)?")
+
+
+class JsonRefused(ValueError):
+    """The text is not JSON that this service takes; the message says why, without repeating the text."""
+
+
+def loads(raw: str | bytes | bytearray | memoryview) -> Any:
+    """Parse strict JSON.
+
+    :raises JsonRefused: for anything that the module's docstring refuses.
+    """
+    if isinstance(raw, str):
+        try:
+            data = raw.encode()
+        except UnicodeEncodeError:
+            raise JsonRefused("text holds a lone surrogate") from None
+    else:
+        data = bytes(raw)
+    # Counting openers is far cheaper than walking: only text that could be too deep is walked.
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        _check_depth(data)
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise JsonRefused(f"not JSON: {exc.msg} at character {exc.pos}") from None
+    if _LONG_DIGITS.search(data):
+        _check_integers(data)
+    return value
+
+
+def dumps_bytes(value: Any) -> bytes:
+    """Encode as compact UTF-8 JSON.
+
+    :raises JsonRefused: for a value that is not plain JSON data; NaN and Infinity become null (as JavaScript does).
+    """
+    try:
+        return orjson.dumps(value)
+    except (TypeError, orjson.JSONEncodeError) as exc:
+        raise JsonRefused(f"cannot be written as JSON: {exc}") from None
+
+
+def dumps(value: Any, **_options: Any) -> str:
+    """Encode as text. Options of the standard library's `dumps` are accepted and unused: the output is always compact."""
+    return dumps_bytes(value).decode()
+
+
+def _check_depth(data: bytes) -> None:
+    depth = 0
+    for byte in _STRING.sub(b"", data):
+        if byte in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise JsonRefused(f"more than {MAX_DEPTH} levels deep")
+        elif byte in b"]}":
+            depth -= 1
+
+
+def _check_integers(data: bytes) -> None:
+    for match in _NUMBER.finditer(_STRING.sub(b'""', data)):
+        # Digits are counted before `int()` sees them: converting 100,000 digits is itself an attack.
+        if match["fraction"] is None and (len(match["digits"]) > 16 or int(match["digits"]) > MAX_SAFE_INTEGER):
+            raise JsonRefused("an integer is past ±(2**53 - 1)")
