@@ -1,6 +1,6 @@
 """Make `.venv` ready: `bootstrap.py run` (the service and its fast extra) or `bootstrap.py dev` (tests and checks too).
 
-Standard library only, and no syntax newer than Python 3.6: whatever `python3` a machine has starts this file, which then
+Standard library only, and nothing newer than Python 3.7: whatever `python3` a machine has starts this file, which then
 looks for an interpreter that is new enough. A second call with nothing changed does nothing.
 """
 
@@ -12,9 +12,10 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-VENV = os.path.join(ROOT, ".venv")
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
 OLDEST = (3, 11)
 EXTRAS = {"run": "fast", "dev": "dev"}
 # Needed to build the project itself; installed first so that the pins hold for them too.
@@ -41,12 +42,12 @@ def run(command, **options):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            universal_newlines=True,
+            text=True,
             timeout=INSTALL_SECONDS,
             **options,
         )
     except OSError as error:
-        raise Refused("{}: {}".format(command[0], error)) from error
+        raise Refused(f"{command[0]}: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise Refused(
             "{} took longer than {} s\n{}".format(" ".join(command), INSTALL_SECONDS, error.output)
@@ -81,7 +82,7 @@ def interpreters():
 
 
 def venv_python():
-    return os.path.join(VENV, "bin", "python")
+    return str(VENV / "bin" / "python")
 
 
 def clear():
@@ -89,25 +90,25 @@ def clear():
 
 
 def with_ensurepip(python):
-    run([python, "-m", "venv", "--clear", VENV])
+    run([python, "-m", "venv", "--clear", str(VENV)])
     return [venv_python(), "-m", "pip"]
 
 
 def with_other_pip(python):
     """Debian's python3 has no ensurepip without python3-venv; its own pip (22.3 or newer) can fill a bare venv."""
-    run([python, "-m", "venv", "--clear", "--without-pip", VENV])
+    run([python, "-m", "venv", "--clear", "--without-pip", str(VENV)])
     pip = [python, "-m", "pip", "--python", venv_python()]
     run([*pip, "--version"])
     return pip
 
 
 def with_uv(python):
-    run(["uv", "venv", "--quiet", "--clear", "--python", python, VENV])
+    run(["uv", "venv", "--quiet", "--clear", "--python", python, str(VENV)])
     return ["uv", "pip"]
 
 
 def debian_as_root():
-    return os.geteuid() == 0 and os.path.exists("/etc/debian_version") and shutil.which("apt-get")
+    return os.geteuid() == 0 and Path("/etc/debian_version").exists() and shutil.which("apt-get")
 
 
 def apt_install():
@@ -126,7 +127,7 @@ def make_venv():
             installer = way(python)
         except Refused as refusal:
             clear()
-            reasons.append("{}: {}".format(way.__name__, refusal))
+            reasons.append(f"{way.__name__}: {refusal}")
             return None
         version = version_of(venv_python())
         say(".venv with Python {}.{}.{}".format(*version[0]) if version else ".venv")
@@ -157,7 +158,7 @@ def advice(reasons):
         "  Fedora:          dnf install python3 python3-pip",
         "  anywhere:        install uv, or set PYTHON=/path/to/python3.11",
     ]
-    return "\n".join(text + (["What was tried:"] + reasons if reasons else []))
+    return "\n".join(text + (["What was tried:", *reasons] if reasons else []))
 
 
 def installer_of_existing():
@@ -173,36 +174,34 @@ def installer_of_existing():
 
 
 def stamp_path(kind):
-    return os.path.join(VENV, ".ready-" + kind)
+    return VENV / f".ready-{kind}"
 
 
 def fingerprint():
     """Changes with what would be installed, and with the checkout's place (console scripts carry their venv's path)."""
-    digest = hashlib.sha256(ROOT.encode())
+    digest = hashlib.sha256(str(ROOT).encode())
     for name in ("pyproject.toml", "constraints.txt"):
-        with open(os.path.join(ROOT, name), "rb") as file:
-            digest.update(file.read())
+        digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 
 
 def read(path):
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return None
 
 
 def ready(kind):
     """True when the stamp says so and the interpreter still runs. A dev venv is good for running, too."""
-    wanted = ROOT + "\n" + fingerprint()
+    wanted = f"{ROOT}\n{fingerprint()}"
     return any(read(stamp_path(one)) == wanted for one in {kind, "dev"}) and version_of(venv_python()) is not None
 
 
 def moved():
     """True for a venv that was made in another folder and copied here: its scripts would run the other one."""
     stamps = [text for text in (read(stamp_path(kind)) for kind in EXTRAS) if text]
-    return any(text.splitlines()[0] != ROOT for text in stamps)
+    return any(text.splitlines()[0] != str(ROOT) for text in stamps)
 
 
 def install(installer, *what):
@@ -210,7 +209,7 @@ def install(installer, *what):
         command = ["uv", "pip", "install", "--quiet", "--python", venv_python()]
     else:
         command = [*installer, "install", "--quiet", "--no-input", "--disable-pip-version-check"]
-    run([*command, "-c", os.path.join(ROOT, "constraints.txt"), *what])
+    run([*command, "-c", str(ROOT / "constraints.txt"), *what])
 
 
 def prepare(kind):
@@ -221,12 +220,11 @@ def prepare(kind):
     if installer is None:
         installer = make_venv()
     started = time.monotonic()
-    say("installing flow-manager[{}] with pinned versions".format(EXTRAS[kind]))
+    say(f"installing flow-manager[{EXTRAS[kind]}] with pinned versions")
     install(installer, *BUILD_TOOLS)
-    install(installer, "--no-build-isolation", "-e", ".[{}]".format(EXTRAS[kind]))
-    with open(stamp_path(kind), "w", encoding="utf-8") as stamp:
-        stamp.write(ROOT + "\n" + fingerprint())
-    say("ready in {:.0f} s".format(time.monotonic() - started))
+    install(installer, "--no-build-isolation", "-e", f".[{EXTRAS[kind]}]")
+    stamp_path(kind).write_text(f"{ROOT}\n{fingerprint()}", encoding="utf-8")
+    say(f"ready in {time.monotonic() - started:.0f} s")
 
 
 def main(arguments):
@@ -234,7 +232,7 @@ def main(arguments):
         print("usage: bootstrap.py run|dev", file=sys.stderr)
         return 2
     # Two makes at the same time would fill one venv twice; the file is only a handle to lock.
-    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as handle:
+    with (ROOT / "pyproject.toml").open("rb") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             prepare(arguments[0])

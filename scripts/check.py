@@ -37,7 +37,8 @@ def passes(name: str, command: list[str]) -> bool:
 
 
 def main() -> int:
-    return 0 if all([passes(name, command) for name, command in CHECKS.items()]) else 1
+    results = [passes(name, command) for name, command in CHECKS.items()]  # all of them, also after a failure
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
