@@ -1,0 +1,92 @@
+"""What single fields can't show: settings that contradict each other, or that their runtime's kind doesn't have."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+
+from flow_manager.settings.models import RuntimeSettings, Settings
+
+BUILT_IN_RUNTIMES = ("docker", "process", "memory")
+# Which settings of a runtime belong to which kind.
+_ONLY_FOR = {
+    "url": "docker",
+    "network": "docker",
+    "sockets_host_dir": "docker",
+    "state_host_dir": "docker",
+    "cgroup": "process",
+}
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """One line a problem, each with the setting's name and the remedy; empty when all is well."""
+    return [
+        *_open_service(settings),
+        *_tokens(settings),
+        *_publish_address(settings),
+        *_default_runtime(settings),
+        *(line for name, runtime in settings.runtimes.items() for line in _runtime(name, runtime)),
+    ]
+
+
+def is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def kind_of(name: str, runtime: RuntimeSettings) -> str | None:
+    return runtime.kind or (name if name in BUILT_IN_RUNTIMES else None)
+
+
+def _open_service(settings: Settings) -> list[str]:
+    if settings.auth.tokens or is_loopback(settings.host):
+        return []
+    return [
+        f"host: {settings.host} is not a loopback address and there are no tokens, so anyone could run containers here: "
+        "make one with `flow-manager token create` and put its lines into the settings file, or use 127.0.0.1"
+    ]
+
+
+def _tokens(settings: Settings) -> list[str]:
+    names = Counter(token.name for token in settings.auth.tokens)
+    hashes = Counter(token.hash for token in settings.auth.tokens)
+    lines = [
+        f"auth.tokens: the name '{name}' is used {count} times: give each its own"
+        for name, count in names.items()
+        if count > 1
+    ]
+    if any(count > 1 for count in hashes.values()):
+        lines.append("auth.tokens: two entries have the same hash: who is meant could not be told")
+    return lines
+
+
+def _publish_address(settings: Settings) -> list[str]:
+    try:
+        ipaddress.ip_address(settings.policy.publish_address)
+    except ValueError:
+        return ["policy.publish_address: not an IP address: '127.0.0.1', or '0.0.0.0' for all"]
+    return []
+
+
+def _default_runtime(settings: Settings) -> list[str]:
+    known = [*BUILT_IN_RUNTIMES, *(name for name in settings.runtimes if name not in BUILT_IN_RUNTIMES)]
+    if settings.runtime is None or settings.runtime in known:
+        return []
+    return [
+        f"runtime: no runtime '{settings.runtime}': there are {', '.join(known)}, or add [runtimes.{settings.runtime}]"
+    ]
+
+
+def _runtime(name: str, runtime: RuntimeSettings) -> list[str]:
+    kind = kind_of(name, runtime)
+    if kind is None:
+        return [f"runtimes.{name}.kind: missing: docker, process or memory"]
+    return [
+        f"runtimes.{name}.{setting}: a runtime of kind {kind} has no such setting ({wanted} has)"
+        for setting, wanted in _ONLY_FOR.items()
+        if setting in runtime.model_fields_set and wanted != kind
+    ]
