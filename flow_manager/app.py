@@ -1,0 +1,251 @@
+"""The composition root: the only module that knows concrete classes. Start and stop order are on this one screen."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from flow_manager import __version__
+from flow_manager.activity.log import UserActivityLogger
+from flow_manager.activity.redact import Masker
+from flow_manager.activity.stream import ActivityStream
+from flow_manager.channel.handler import SocketCommunicationHandler
+from flow_manager.containers.code import CodeStore
+from flow_manager.containers.conversation import Conversation
+from flow_manager.containers.core import Core
+from flow_manager.containers.manager import ContainerManager
+from flow_manager.containers.policy import Policy
+from flow_manager.containers.repeats import Repeats
+from flow_manager.containers.table import FlowTable
+from flow_manager.contract import CONTRACT_VERSION
+from flow_manager.contract.principal import Principal
+from flow_manager.errors import SettingsRefused
+from flow_manager.gateway.auth import check_open_mode
+from flow_manager.gateway.server import Gateway
+from flow_manager.observability.system_log import SystemLogger, configure
+from flow_manager.runtimes.base import Runtime
+from flow_manager.runtimes.choose import choose_runtimes
+from flow_manager.settings.models import Settings
+from flow_manager.store.folder import StateFolder
+from flow_manager.store.sql import SqlStore
+from flow_manager.util.clock import Clock, SystemClock
+from flow_manager.util.gc_tuning import tune_gc
+from flow_manager.web.routes import build_app
+
+# Of the shutdown's time, this share is for operations under way; the rest is for clients, flows and files.
+DRAIN_SHARE = 0.5
+
+
+class Service:
+    """One running flow manager. `async with Service(settings) as service:` starts and stops it.
+
+    `runtimes` may be given (tests, embedding); else settings and what answers on this machine decide.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        runtimes: Mapping[str, Runtime] | None = None,
+        clock: Clock | None = None,
+        configure_log: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.instance = ""
+        self.port = 0
+        self.default_runtime = ""
+        self.summary: list[str] = []
+        self.farewell: list[str] = []
+        self._given = runtimes
+        self._clock = clock or SystemClock()
+        self._configure_log = configure_log
+        self._runtimes: dict[str, Runtime] = {}
+        self._undo: list[Any] = []
+
+    @property
+    def url(self) -> str:
+        host = self.settings.host
+        shown = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)  # noqa: S104
+        return f"http://{shown}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """:raises SettingsRefused: with the setting and the remedy; nothing is left open then."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._close_all()
+            raise
+
+    async def _start(self) -> None:
+        settings, clock = self.settings, self._clock
+        check_open_mode(settings)
+        folder = StateFolder(settings.state_dir)
+        folder.open()
+        self._undo.append(folder.close)
+        self.instance = folder.instance(settings.instance)
+
+        masker = Masker()
+        log = configure(settings.log, masker) if self._configure_log else SystemLogger()
+        self._undo.append(log.close)
+
+        store = SqlStore(folder.path / "flow-manager.db")
+        await store.open()
+        self._undo.append(store.close)
+        stream = ActivityStream(store.activity, settings.activity, clock, masker)
+        await stream.open()
+        self._undo.append(stream.close)
+        activity = UserActivityLogger(stream, clock)
+
+        await self._open_runtimes()
+
+        conversation = Conversation()
+        channel = SocketCommunicationHandler(settings.sockets_dir.absolute(), settings.channel, conversation, clock)
+        await channel.open()
+        self._undo.append(channel.close)
+
+        core = Core(
+            settings=settings,
+            runtimes=self._runtimes,
+            default_runtime=self.default_runtime,
+            store=store.flows,
+            channel=channel,
+            activity=activity,
+            masker=masker,
+            log=log,
+            clock=clock,
+            policy=Policy(
+                settings.policy,
+                instance=self.instance,
+                private=(folder.path, settings.sockets_dir.absolute()),
+            ),
+            code=CodeStore(folder.path / "code"),
+            table=FlowTable(self._runtimes[self.default_runtime].kind),
+        )
+        conversation.attach(core)
+        manager = ContainerManager(core)
+        await manager.open()
+
+        def describe(principal: Principal) -> dict[str, Any]:
+            return self._hello(principal, stream.stream)
+
+        gateway = Gateway(
+            settings, manager, stream, Repeats(store.replies, clock, log), describe=describe, log=log, clock=clock
+        )
+        stream.listen(gateway.publish_activity)
+        manager.on_status(gateway.publish_status)
+        conversation.on_message(gateway.publish_message)
+
+        async def ready() -> None:
+            await store.ping()
+            await self._runtimes[self.default_runtime].ping()
+
+        app = build_app(settings, ready=ready, describe=self._about, metrics=gateway.metrics)
+        gateway.attach(app)
+        await gateway.open()
+
+        async def end() -> None:
+            manager.refuse_new()
+            await manager.close(settings.shutdown_timeout * DRAIN_SHARE)
+            await gateway.close()
+
+        self._undo.append(end)
+        await self._listen(app)
+        tune_gc()
+        self._summarise()
+
+    async def stop(self) -> None:
+        """End everything in order; Docker flows go on, process flows are stopped, and `farewell` says so."""
+        await self._close_all()
+
+    async def _close_all(self) -> None:
+        while self._undo:
+            step = self._undo.pop()
+            result = step()
+            if asyncio.iscoroutine(result):
+                await result
+
+    async def _open_runtimes(self) -> None:
+        if self._given is not None:
+            self._runtimes = dict(self._given)
+            self.default_runtime = self.settings.runtime or next(iter(self._runtimes))
+        else:
+            self._runtimes, self.default_runtime = await choose_runtimes(self.settings, instance=self.instance)
+        if self.default_runtime not in self._runtimes:
+            known = ", ".join(sorted(self._runtimes))
+            raise SettingsRefused(f"runtime: no runtime '{self.default_runtime}' is configured; there are: {known}")
+        for runtime in self._runtimes.values():
+            await runtime.open()
+            self._undo.append(lambda runtime=runtime: self._leave(runtime))
+
+    async def _leave(self, runtime: Runtime) -> None:
+        stop_all = getattr(runtime, "stop_all", None)
+        if stop_all is not None:
+            stopped = await stop_all()
+            if stopped:
+                self.farewell.append(f"{stopped} flow(s) of the runtime '{runtime.name}' were stopped with the service")
+        else:
+            try:
+                running = sum(observation.running for observation in await runtime.list())
+            except Exception:
+                running = 0
+            if running:
+                self.farewell.append(f"{running} flow(s) of the runtime '{runtime.name}' go on")
+        await runtime.close()
+
+    async def _listen(self, app: web.Application) -> None:
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            raise SettingsRefused(
+                f"port: {self.settings.host}:{self.settings.port} can't be listened on ({error.strerror}); "
+                "give another with --port, or 0 for any free one"
+            ) from None
+        # Before the gateway's end, so that it runs after it: clients are told first, then the door closes.
+        self._undo.insert(len(self._undo) - 1, runner.cleanup)
+        server = site._server
+        sockets: list[socket.socket] = list(getattr(server, "sockets", []))
+        self.port = sockets[0].getsockname()[1]
+
+    def _hello(self, principal: Principal, stream: str) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "contract": CONTRACT_VERSION,
+            "instance": self.instance,
+            "stream": stream,
+            "principal": principal.name,
+            "tenant": principal.tenant,
+            "scopes": sorted(principal.scopes),
+            "runtimes": {
+                name: {"kind": runtime.kind, "capabilities": runtime.capabilities.as_dict()}
+                for name, runtime in self._runtimes.items()
+            },
+        }
+
+    def _about(self) -> dict[str, Any]:
+        return {"name": "flow-manager", "version": __version__, "contract": CONTRACT_VERSION, "instance": self.instance}
+
+    def _summarise(self) -> None:
+        mode = "tokens" if self.settings.auth.tokens else "open mode (this machine only)"
+        self.summary = [
+            f"flow-manager {__version__} on {self.url} · runtime {self.default_runtime} · instance {self.instance} · {mode}"
+        ]
+        if self._runtimes[self.default_runtime].kind == "process":
+            self.summary.append("the process runtime isolates nothing: its flows can do whatever this user can")

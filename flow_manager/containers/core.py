@@ -1,0 +1,214 @@
+"""What the manager's operations share: the flows, their locks, and the ways to record and tell what changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from flow_manager.activity.log import UserActivityLogger
+from flow_manager.activity.redact import Masker
+from flow_manager.channel.handler import SocketCommunicationHandler
+from flow_manager.containers.code import CodeStore
+from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.locks import FlowLocks
+from flow_manager.containers.policy import Policy
+from flow_manager.containers.status import info_of, status_of
+from flow_manager.containers.table import FlowTable
+from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus
+from flow_manager.contract.principal import Principal
+from flow_manager.errors import ContainerNotFound, FlowManagerError, InvalidRequest, ShuttingDown
+from flow_manager.observability.system_log import SystemLogger
+from flow_manager.runtimes.base import Observation, Runtime
+from flow_manager.settings.models import Settings
+from flow_manager.store.base import FlowRecord, FlowStore, StoredActivity
+from flow_manager.util.clock import Clock
+
+T = TypeVar("T")
+# A reply waits this long, in seconds, for its activity entry to be on disk.
+NOTE_TIMEOUT = 2.0
+# A deleted flow's secret values are masked for this many seconds more.
+SECRETS_LINGER = 60.0
+StatusListener = Callable[[str, ContainerStatus], None]
+
+
+@dataclass(slots=True, eq=False)
+class Core:
+    """Owned by ContainerManager; its modules act on it."""
+
+    settings: Settings
+    runtimes: Mapping[str, Runtime]
+    default_runtime: str
+    store: FlowStore
+    channel: SocketCommunicationHandler
+    activity: UserActivityLogger
+    masker: Masker
+    log: SystemLogger
+    clock: Clock
+    policy: Policy
+    code: CodeStore
+    table: FlowTable
+    locks: FlowLocks = field(default_factory=FlowLocks)
+    status_listeners: list[StatusListener] = field(default_factory=list)
+    # Set by the reconciler: look at a flow again after an operation during which events came.
+    look_again: Callable[[FlowEntry], None] = lambda _entry: None
+    closing: bool = False
+    _told: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    # --- finding ------------------------------------------------------------------------------------------------------
+
+    def runtime(self, name: str | None) -> Runtime:
+        """:raises InvalidRequest: for a runtime that isn't configured, naming those that are."""
+        wanted = name or self.default_runtime
+        try:
+            return self.runtimes[wanted]
+        except KeyError:
+            reason = f"no runtime '{wanted[:64]}' here; there are: {', '.join(sorted(self.runtimes))}"
+            raise InvalidRequest(f"runtime: {reason}", fields=[{"path": "runtime", "reason": reason}]) from None
+
+    def still_there(self, entry: FlowEntry) -> None:
+        """:raises ContainerNotFound: when it was deleted while the caller waited for its turn."""
+        if self.table.get(entry.id) is not entry:
+            raise ContainerNotFound(entry.id, kind=entry.runtime.kind)
+
+    # --- views --------------------------------------------------------------------------------------------------------
+
+    def info(self, entry: FlowEntry) -> ContainerInfo:
+        path = None if entry.record.adopted else str(self.channel.socket_path(entry.id))
+        return info_of(entry, path)
+
+    def status(self, entry: FlowEntry) -> ContainerStatus:
+        return status_of(
+            entry,
+            now=self.clock.now(),
+            connected=self.channel.is_socket_connected(entry.id),
+            last_communication=self.channel.last_communication(entry.id),
+        )
+
+    def tell(self, entry: FlowEntry) -> None:
+        """Send `container_status` if anything but the uptime changed since it was last sent."""
+        if not entry.visible:
+            return
+        status = self.status(entry)
+        essence = (
+            status.state,
+            status.health,
+            status.flow_state,
+            status.desired,
+            status.socket_connected,
+            status.exit_code,
+            status.error,
+            status.stale,
+        )
+        if self._told.get(entry.id) == essence:
+            return
+        before = self._told.get(entry.id)
+        self._told[entry.id] = essence
+        if before is not None and before[0] != status.state:
+            self.log.log_state_change(entry.id, before[0], status.state)
+        for listener in self.status_listeners:
+            listener(entry.record.tenant, status)
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def observe(self, entry: FlowEntry, observation: Observation) -> None:
+        """Take in what the runtime said."""
+        entry.observation = observation
+        entry.stale = False
+        entry.lost = False
+
+    async def noted(self, storing: asyncio.Future[StoredActivity]) -> None:
+        """Wait until an entry is stored, so that whoever got the reply finds it; a full disk must not undo what is done."""
+        try:
+            await asyncio.wait_for(asyncio.shield(storing), NOTE_TIMEOUT)
+        except (TimeoutError, FlowManagerError) as error:
+            self.log.log_debug("an activity entry is not stored yet: {reason}", reason=str(error))
+
+    async def record(self, entry: FlowEntry, **changes: Any) -> None:
+        """Change the flow's record, in the store first."""
+        changed: FlowRecord = replace(entry.record, **changes)
+        if changed != entry.record:
+            await self.store.save(changed)
+            entry.record = changed
+
+    def forget(self, entry: FlowEntry) -> None:
+        self.table.discard(entry)
+        self._told.pop(entry.id, None)
+        secrets, entry.secrets = entry.secrets, ()
+        # Kept a while: the lines that tell of the end may still hold them.
+        asyncio.get_running_loop().call_later(SECRETS_LINGER, self._release, secrets)
+
+    def _release(self, secrets: tuple[str, ...]) -> None:
+        for secret in secrets:
+            self.masker.remove_secret(secret)
+
+    def keep_secrets(self, entry: FlowEntry, config: ContainerConfig) -> None:
+        """Mask what looks secret in this flow's environment, from now on and wherever its values turn up."""
+        masked = self.masker.mask_environment(config.environment)
+        secrets = tuple(value for name, value in config.environment.items() if masked.get(name) != value and value)
+        for secret in secrets:
+            self.masker.add_secret(secret)
+        entry.secrets = secrets
+        entry.masked_environment = masked
+
+    # --- operations ---------------------------------------------------------------------------------------------------
+
+    async def operate(
+        self,
+        entry: FlowEntry,
+        name: str,
+        key: Any,
+        principal: Principal,
+        body: Callable[[], Awaitable[T]],
+        *,
+        preempt: bool = False,
+    ) -> T:
+        """Run one operation under the flow's lock, logged and timed; a failure is told to people too.
+
+        :raises ShuttingDown: when the service is about to end.
+        """
+        self.refuse_when_closing()
+
+        async def under_lock() -> T:
+            self.still_there(entry)
+            started = self.clock.monotonic()
+            entry.operation = name
+            entry.seen_during_operation = False
+            self.tell(entry)
+            outcome: str = "done"
+            error: FlowManagerError | None = None
+            try:
+                return await body()
+            except FlowManagerError as failed:
+                outcome, error = failed.code, failed
+                raise
+            except BaseException as ended:
+                outcome = type(ended).__name__
+                raise
+            finally:
+                entry.operation = None
+                if error is not None:
+                    self.activity.log_operation_failed(entry.ref, principal.name, name, error)
+                self.log.log_container_operation(
+                    name,
+                    entry.id,
+                    actor=principal.name,
+                    duration=self.clock.monotonic() - started,
+                    outcome=outcome,
+                    error=error.message if error else None,
+                )
+                if self.table.get(entry.id) is entry:
+                    self.tell(entry)
+                    if entry.seen_during_operation or outcome != "done":
+                        self.look_again(entry)
+
+        return await self.locks.run(entry.id, name, key, under_lock, preempt=preempt)
+
+    def refuse_when_closing(self) -> None:
+        if self.closing:
+            raise ShuttingDown("the service is about to end")
+
+    def now(self) -> datetime:
+        return self.clock.now()

@@ -1,0 +1,48 @@
+"""One flow as the manager holds it in memory: the record, what its runtime last said, and what is being done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from flow_manager.activity.log import FlowRef
+from flow_manager.contract.models import ContainerConfig
+from flow_manager.runtimes.base import Observation, Runtime
+from flow_manager.store.base import FlowRecord
+
+
+@dataclass(slots=True, eq=False)
+class FlowEntry:
+    """Mutable, and owned by the event loop: only the manager's own modules change it.
+
+    `observation` is the last word of the runtime, None before the first. `stale` says that the runtime does not answer.
+    `operation` names what holds the flow's lock. `seen_during_operation` remembers that a runtime event came meanwhile, so
+    that the end of the operation looks once more. `problem` is the last thing that went wrong, for people.
+    """
+
+    record: FlowRecord
+    config: ContainerConfig
+    runtime: Runtime
+    observation: Observation | None = None
+    stale: bool = False
+    lost: bool = False
+    operation: str | None = None
+    seen_during_operation: bool = False
+    problem: str | None = None
+    secrets: tuple[str, ...] = ()
+    masked_environment: Mapping[str, str] = field(default_factory=dict)
+    visible: bool = True
+    last_communication: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def ref(self) -> FlowRef:
+        return FlowRef(self.record.id, self.record.name, self.record.tenant)
+
+    @property
+    def running(self) -> bool:
+        return self.observation is not None and self.observation.running and not self.lost

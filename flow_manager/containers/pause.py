@@ -1,0 +1,47 @@
+"""Freezing a flow and letting it go on."""
+
+from __future__ import annotations
+
+from flow_manager.containers.core import Core
+from flow_manager.contract.models import ContainerStatus
+from flow_manager.contract.principal import Principal
+from flow_manager.contract.requests import ChangeContainer
+from flow_manager.errors import Unsupported
+
+
+async def pause(core: Core, principal: Principal, request: ChangeContainer) -> ContainerStatus:
+    """:raises ContainerStopped: when it does not run. :raises Unsupported: where the runtime can't."""
+    entry = core.table.resolve(principal, request.container_id)
+    _check(core, request, principal)
+
+    async def body() -> None:
+        was = entry.observation.state if entry.observation else None
+        await core.record(entry, desired="stopped")
+        core.observe(entry, await entry.runtime.pause(entry.id))
+        if was != "paused":
+            await core.noted(core.activity.log_container_paused(entry.ref, principal.name))
+
+    await core.operate(entry, "pause", None, principal, body)
+    return core.status(entry)
+
+
+async def unpause(core: Core, principal: Principal, request: ChangeContainer) -> ContainerStatus:
+    """:raises ContainerStopped: when it does not run. :raises Unsupported: where the runtime can't."""
+    entry = core.table.resolve(principal, request.container_id)
+    _check(core, request, principal)
+
+    async def body() -> None:
+        was = entry.observation.state if entry.observation else None
+        core.observe(entry, await entry.runtime.unpause(entry.id))
+        await core.record(entry, desired="running")
+        if was == "paused":
+            await core.noted(core.activity.log_container_unpaused(entry.ref, principal.name))
+
+    await core.operate(entry, "unpause", None, principal, body)
+    return core.status(entry)
+
+
+def _check(core: Core, request: ChangeContainer, principal: Principal) -> None:
+    runtime = core.table.resolve(principal, request.container_id).runtime
+    if not runtime.capabilities.pause:
+        raise Unsupported(f"the runtime '{runtime.name}' can't pause", kind=runtime.kind, capability="pause")

@@ -1,0 +1,154 @@
+"""What a client may ask for. One function judges every create, and a later update: nothing reaches a runtime unjudged.
+
+The FlowSpec is built from nothing: a field that isn't named here can't reach an engine.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+
+from flow_manager.contract.models import ContainerConfig, parse_port_key, parse_volume_target
+from flow_manager.contract.principal import DEFAULT_TENANT
+from flow_manager.errors import ImageNotAllowed, InvalidRequest, NotAllowed, PathNotAllowed, Unsupported
+from flow_manager.runtimes.base import Capabilities, FlowSpec, Mount, PortBinding, Runtime
+from flow_manager.settings.models import PolicySettings
+
+# Never mounted into a flow, whatever the roots say: each of them is a way to the host's root, or to every secret of it.
+_NEVER = tuple(Path(p) for p in ("/", "/proc", "/sys", "/dev", "/etc", "/run", "/var/run", "/boot", "/root/.docker"))
+_NEVER_BELOW = tuple(
+    Path(p) for p in ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/var/lib/containerd")
+)
+
+
+class Policy:
+    """Judges configurations. `private` are folders of the manager's own that no flow may ever see."""
+
+    def __init__(self, settings: PolicySettings, *, instance: str, private: tuple[Path, ...]) -> None:
+        self._settings = settings
+        self._instance = instance
+        self._private = tuple(path.resolve() for path in private)
+
+    def spec(
+        self,
+        config: ContainerConfig,
+        *,
+        flow_id: str,
+        name: str,
+        tenant: str,
+        runtime: Runtime,
+        channel_folder: Path,
+        code_folder: Path | None,
+    ) -> FlowSpec:
+        """Build what the runtime gets.
+
+        :raises PathNotAllowed, ImageNotAllowed, NotAllowed, Unsupported, InvalidRequest:
+        """
+        self._check_capabilities(config, runtime)
+        self._check_image(config, runtime)
+        for network in config.networks:
+            if network not in self._settings.networks:
+                raise NotAllowed(
+                    f"the network '{network}' is not among those that settings allow",
+                    network=network,
+                    setting="policy.networks",
+                )
+        idle = config.idle
+        return FlowSpec(
+            id=flow_id,
+            name=name,
+            container_name=name if tenant == DEFAULT_TENANT else f"flow-{flow_id}",
+            tenant=tenant,
+            instance=self._instance,
+            image=config.image,
+            command=tuple(config.command) if config.command is not None else None,
+            environment=dict(config.environment),
+            mounts=tuple(self._mount(source, target) for source, target in config.volumes.items()),
+            ports=tuple(self._port(key, host_port) for key, host_port in config.ports.items()),
+            working_dir=config.working_dir,
+            tty=config.tty,
+            labels={**config.labels, **_policy_labels(config)},
+            networks=tuple(config.networks),
+            memory=config.resources.memory,
+            cpus=config.resources.cpus,
+            pids=config.resources.pids,
+            stop_signal=idle.stop_signal if idle else None,
+            stop_timeout=idle.stop_timeout if idle else 10.0,
+            channel_folder=channel_folder,
+            code_folder=code_folder,
+        )
+
+    def code_source(self, path: str) -> Path:
+        """The real path of a `code_path`.
+
+        :raises PathNotAllowed: outside the allowed roots, links followed.
+        :raises InvalidRequest: when nothing is there.
+        """
+        source = self._below(path, self._settings.code_roots, "policy.code_roots")
+        if not source.exists():
+            reason = "nothing is there"
+            raise InvalidRequest(f"code_path: {reason}", fields=[{"path": "code_path", "reason": reason}])
+        return source
+
+    def _check_capabilities(self, config: ContainerConfig, runtime: Runtime) -> None:
+        able: Capabilities = runtime.capabilities
+        for wanted, capability in (
+            (config.volumes, "volumes"),
+            (config.networks, "networks"),
+            (config.tty, "tty"),
+        ):
+            if wanted and not getattr(able, capability):
+                raise Unsupported(
+                    f"the runtime '{runtime.name}' has no {capability}", kind=runtime.kind, capability=capability
+                )
+
+    def _check_image(self, config: ContainerConfig, runtime: Runtime) -> None:
+        if not runtime.capabilities.images:
+            return
+        if not any(fnmatch.fnmatchcase(config.image, pattern) for pattern in self._settings.images):
+            raise ImageNotAllowed(
+                f"settings don't allow the image '{config.image}'", image=config.image, setting="policy.images"
+            )
+
+    def _port(self, key: str, host_port: int) -> PortBinding:
+        port, protocol = parse_port_key(key)
+        return PortBinding(port, protocol, host_port, self._settings.publish_address)
+
+    def _mount(self, source: str, target: str) -> Mount:
+        path, read_only = parse_volume_target(target)
+        real = self._below(source, self._settings.volume_roots, "policy.volume_roots")
+        if real in _NEVER or any(real.is_relative_to(folder) for folder in _NEVER_BELOW) or real.is_socket():
+            raise PathNotAllowed(f"'{source}' is never given to a flow", path=source)
+        if not real.exists():
+            # The engine would otherwise fail later and less clearly; it must never make the folder as root.
+            reason = f"'{source}' does not exist"
+            raise InvalidRequest(f"volumes: {reason}", fields=[{"path": "volumes", "reason": reason}])
+        return Mount(real, path, read_only)
+
+    def _below(self, path: str, roots: tuple[Path, ...], setting: str) -> Path:
+        """Links are followed first, so that neither `..` nor a link leads out of the roots."""
+        if not path.startswith("/"):
+            raise PathNotAllowed(f"'{path}' is not absolute", path=path, setting=setting)
+        try:
+            real = Path(path).resolve()
+            allowed = [root.resolve() for root in roots]
+        except (OSError, RuntimeError):
+            raise PathNotAllowed(f"'{path}' can't be resolved", path=path, setting=setting) from None
+        if not any(real.is_relative_to(root) for root in allowed):
+            raise PathNotAllowed(f"'{path}' is outside the allowed folders", path=path, setting=setting)
+        for private in self._private:
+            if real.is_relative_to(private) or private.is_relative_to(real):
+                raise PathNotAllowed(f"'{path}' holds the manager's own state", path=path, setting=setting)
+        return real
+
+
+def _policy_labels(config: ContainerConfig) -> dict[str, str]:
+    """The wishes that must survive a lost store: labels can't be added to a container later."""
+    labels: dict[str, str] = {}
+    if config.hosts:
+        labels["flow-manager.hosts"] = ",".join(config.hosts)
+    if config.port is not None:
+        labels["flow-manager.port"] = str(config.port)
+    if config.idle is not None:
+        labels["flow-manager.idle"] = config.idle.model_dump_json(exclude_defaults=True)
+    return labels

@@ -1,0 +1,82 @@
+"""At start: the store's records become flows again, and what a dead manager left half-done is finished or undone."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from flow_manager.containers.core import Core
+from flow_manager.containers.create import undo
+from flow_manager.containers.delete import leave_nothing
+from flow_manager.containers.entry import FlowEntry
+from flow_manager.contract.models import ContainerConfig
+from flow_manager.errors import FlowManagerError
+from flow_manager.runtimes.base import Observation, Runtime
+
+
+async def recover(core: Core) -> None:
+    """Bring records and runtimes together. A runtime that does not answer leaves its flows as last known, `stale`."""
+    entries: list[FlowEntry] = []
+    for record in await core.store.all():
+        runtime = core.runtimes.get(record.runtime)
+        if runtime is None:
+            core.log.log_debug(
+                "flow {container} belongs to runtime {runtime}, which isn't configured: left alone",
+                container=record.id,
+                runtime=record.runtime,
+            )
+            continue
+        try:
+            config = ContainerConfig.model_validate(record.config)
+        except ValidationError as error:
+            core.log.log_error(None, error, operation="recover", container=record.id)
+            continue
+        entry = FlowEntry(record, config, runtime, stale=True, visible=record.phase == "created")
+        core.keep_secrets(entry, config)
+        core.table.add(entry)
+        entries.append(entry)
+    for runtime in core.runtimes.values():
+        await _recover_runtime(core, runtime, [entry for entry in entries if entry.runtime is runtime])
+
+
+async def _recover_runtime(core: Core, runtime: Runtime, entries: list[FlowEntry]) -> None:
+    if not entries:
+        return
+    try:
+        found = {observation.id: observation for observation in await runtime.list()}
+    except FlowManagerError as error:
+        core.activity.log_runtime_unavailable(runtime.name, error.message)
+        return
+    for entry in entries:
+        if entry.record.phase == "creating":
+            await undo(core, entry)
+        elif entry.record.phase == "deleting":
+            await _finish_delete(core, entry)
+        else:
+            await _adopt(core, entry, found.get(entry.id))
+
+
+async def _finish_delete(core: Core, entry: FlowEntry) -> None:
+    try:
+        await entry.runtime.remove(entry.id, force=True)
+    except FlowManagerError as error:
+        # Stays out of sight, and is tried again at the next start.
+        core.log.log_debug("{container} can't be removed yet: {reason}", container=entry.id, reason=error.message)
+        return
+    await leave_nothing(core, entry)
+    core.activity.log_container_deleted(entry.ref, "manager")
+
+
+async def _adopt(core: Core, entry: FlowEntry, found: Observation | None) -> None:
+    if found is None:
+        entry.lost, entry.stale = True, False
+        entry.problem = "its container is gone from the runtime"
+        core.activity.log_container_lost(entry.ref, "manager")
+        return
+    core.observe(entry, found)
+    try:
+        core.observe(entry, await entry.runtime.inspect(entry.id))
+    except FlowManagerError as error:
+        core.log.log_debug("{container} could not be inspected: {reason}", container=entry.id, reason=error.message)
+    if entry.running:
+        # The flow went on without us: it finds its socket made anew and connects again.
+        await core.channel.setup_socket(entry.id)

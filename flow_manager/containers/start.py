@@ -1,0 +1,92 @@
+"""Starting a flow: its channel listens before its first instruction runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flow_manager.containers.core import Core
+from flow_manager.containers.entry import FlowEntry
+from flow_manager.contract.models import ContainerStatus
+from flow_manager.contract.principal import Principal
+from flow_manager.contract.requests import StartContainer
+from flow_manager.errors import ContainerStopped, OperationTimeout
+from flow_manager.runtimes.base import Observation
+
+# How long `wait: "ready"` waits for a flow without an idle policy (the policy's wake_timeout has the same default).
+READY_TIMEOUT = 180.0
+
+
+async def start(core: Core, principal: Principal, request: StartContainer) -> ContainerStatus:
+    """Start it, or leave it running; with `wait: "ready"` return when its health says so.
+
+    :raises StartFailed, PortInUse, RuntimeUnavailable, OperationTimeout:
+    """
+    entry = core.table.resolve(principal, request.container_id)
+
+    async def body() -> None:
+        ran = entry.observation is not None and entry.observation.state in ("running", "restarting")
+        await start_now(core, entry)
+        if not ran:
+            await core.noted(core.activity.log_container_started(entry.ref, principal.name))
+
+    await core.operate(entry, "start", None, principal, body)
+    if request.wait == "ready":
+        # Outside the lock: a stop must be able to end the wait.
+        await wait_ready(core, entry)
+    return core.status(entry)
+
+
+async def start_now(core: Core, entry: FlowEntry) -> Observation:
+    """Listen, start, and remember that it is wanted. The caller holds the lock."""
+    await core.channel.setup_socket(entry.id)
+    entry.problem = None
+    try:
+        # The engine takes hundreds of milliseconds, the store one: both at once.
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(entry.runtime.start(entry.id))
+            group.create_task(core.record(entry, desired="running"))
+    except BaseExceptionGroup as failed:
+        error = failed.exceptions[0]
+        entry.problem = str(error)
+        await core.channel.cleanup_socket(entry.id)
+        raise error from None
+    observation = starting.result()
+    core.observe(entry, observation)
+    return observation
+
+
+async def wait_ready(core: Core, entry: FlowEntry) -> None:
+    """Wait until the flow's own health check passes; a flow without one is ready when it runs.
+
+    :raises ContainerStopped: when it ends meanwhile.
+    :raises OperationTimeout: naming what it waited for.
+    """
+    limit = entry.config.idle.wake_timeout if entry.config.idle else READY_TIMEOUT
+    changed = asyncio.Event()
+
+    def on_status(_tenant: str, status: ContainerStatus) -> None:
+        if status.id == entry.id:
+            changed.set()
+
+    core.status_listeners.append(on_status)
+    try:
+        async with asyncio.timeout(limit):
+            while True:
+                changed.clear()
+                status = core.status(entry)
+                if status.state not in ("running", "restarting"):
+                    raise ContainerStopped(
+                        f"the flow is {status.state}", state=status.state, exit_code=status.exit_code
+                    )
+                if status.state == "running" and status.health in ("none", "healthy"):
+                    return
+                await changed.wait()
+    except TimeoutError:
+        raise OperationTimeout(
+            f"not ready after {limit:g} s: its health check does not pass",
+            operation="start",
+            waited_for="health",
+            timeout=limit,
+        ) from None
+    finally:
+        core.status_listeners.remove(on_status)

@@ -1,0 +1,75 @@
+"""Which runtimes a service has: those that settings name, and a default that answers on this machine.
+
+`process` isolates nothing, so whoever may create a flow on it may do whatever the manager's user can. It is therefore
+there only when settings name it or when it is the default.
+"""
+
+from __future__ import annotations
+
+from flow_manager.errors import FlowManagerError, SettingsRefused
+from flow_manager.runtimes.base import Runtime
+from flow_manager.settings.models import RuntimeSettings, Settings
+
+# Long enough for a busy engine, short enough for a service that starts without one.
+PROBE_TIMEOUT = 3.0
+
+
+async def choose_runtimes(settings: Settings, *, instance: str) -> tuple[dict[str, Runtime], str]:
+    """The runtimes by name (not opened), and the default's name.
+
+    :raises SettingsRefused: for a kind that doesn't exist.
+    """
+    wanted = dict(settings.runtimes)
+    default = settings.runtime
+    if default is not None and default not in wanted:
+        wanted[default] = RuntimeSettings()
+    if "docker" not in wanted:
+        probe = make_runtime("docker", RuntimeSettings(), settings, instance=instance)
+        if await _answers(probe):
+            wanted["docker"] = RuntimeSettings()
+    if default is None:
+        default = "docker" if "docker" in wanted else "process"
+        wanted.setdefault(default, RuntimeSettings())
+    return {name: make_runtime(name, chosen, settings, instance=instance) for name, chosen in wanted.items()}, default
+
+
+def make_runtime(name: str, chosen: RuntimeSettings, settings: Settings, *, instance: str) -> Runtime:
+    """One runtime by its settings. Imports are here: a service without Docker never loads its client."""
+    kind = chosen.kind or name
+    common = {
+        "instance": instance,
+        "limits": settings.limits,
+        "sockets_dir": settings.sockets_dir.absolute(),
+        "state_dir": settings.state_dir.absolute(),
+    }
+    chosen = chosen.model_copy(
+        update={
+            "sockets_host_dir": chosen.sockets_host_dir or settings.sockets_host_dir,
+            "state_host_dir": chosen.state_host_dir or settings.state_host_dir,
+        }
+    )
+    if kind == "docker":
+        from flow_manager.runtimes.docker.provider import DockerProvider
+
+        return DockerProvider(name, chosen, **common)  # type: ignore[arg-type]
+    if kind == "process":
+        from flow_manager.runtimes.process.provider import ProcessProvider
+
+        return ProcessProvider(name, chosen, **common)  # type: ignore[arg-type]
+    if kind == "memory":
+        from flow_manager.runtimes.memory import MemoryRuntime
+
+        return MemoryRuntime(name, instance=instance)
+    raise SettingsRefused(f"runtimes.{name}: kind must be docker, process or memory")
+
+
+async def _answers(runtime: Runtime) -> bool:
+    await runtime.open()
+    try:
+        await runtime.ping(PROBE_TIMEOUT)
+    except FlowManagerError:
+        return False
+    else:
+        return True
+    finally:
+        await runtime.close()
