@@ -76,8 +76,8 @@ def interpreters():
             if chosen:
                 raise Refused("PYTHON={} is not a Python {}.{} or newer".format(chosen, *OLDEST))
             continue
-        if found[1] not in seen:
-            seen.add(found[1])
+        if os.path.realpath(found[1]) not in seen:
+            seen.add(os.path.realpath(found[1]))
             yield found[1]
 
 
