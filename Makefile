@@ -32,7 +32,7 @@ serve: bootstrap-run
 	@exec $(BIN)/flow-manager serve $(ARGS)
 
 test: bootstrap-dev
-	@$(BIN)/python scripts/test.py $(ARGS)
+	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
 bench: bootstrap-dev
 	@$(BIN)/python -m benchmarks $(ARGS)
