@@ -51,6 +51,8 @@ class Capabilities:
     tty: bool = False
     images: bool = False
     volumes: bool = False
+    # False: a flow can do whatever the manager's own user can (local processes).
+    isolation: bool = True
 
     def as_dict(self) -> dict[str, bool]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -1,0 +1,383 @@
+"""One flow as a local process: its record, its leader while it runs, and what can be done to it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flow_manager.errors import ContainerRunning, ContainerStopped, NoSpace, RuntimeRefused, StartFailed, StopFailed
+from flow_manager.runtimes.base import (
+    LABEL_ID,
+    LABEL_INSTANCE,
+    LABEL_NAME,
+    LABEL_TENANT,
+    Observation,
+    RuntimeEvent,
+)
+from flow_manager.runtimes.ports import choose_ports
+from flow_manager.runtimes.process import kernel, launch, record
+from flow_manager.runtimes.process.cgroup import DelegatedCgroup, FlowCgroup, Limits
+from flow_manager.runtimes.process.leader import Leader
+from flow_manager.runtimes.process.output import Output
+from flow_manager.runtimes.process.record import Record, Run
+from flow_manager.runtimes.signals import signal_number
+from flow_manager.util.clock import Clock
+
+log = logging.getLogger(__name__)
+
+# KILL can't be refused; a process that still is there after this sits in the kernel (a dead network disk, say).
+KILL_TIMEOUT = 10.0
+# A stop signal takes effect when each process next leaves the kernel: microseconds, or the length of a disk read.
+FREEZE_TIMEOUT = 5.0
+FREEZE_POLL = 0.001
+WORK_FOLDER = "work"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all flows of one runtime share."""
+
+    clock: Clock
+    boot_id: str
+    manager_environment: Mapping[str, str]
+    cgroup: DelegatedCgroup | None
+    publish: Callable[[RuntimeEvent], None]
+    promised_ports: Callable[[], Collection[int]]
+
+
+class ProcessFlow:
+    """`folder` is the flow's own; all else is in the record. Not safe for threads; `lock` orders starts and removal."""
+
+    def __init__(self, folder: Path, kept: Record, around: Surroundings) -> None:
+        self.folder = folder
+        self.record = kept
+        self.lock = asyncio.Lock()
+        self.output = Output(folder)
+        self.removed = False
+        self._around = around
+        self._leader: Leader | None = None
+        self._ended = asyncio.Event()
+        self._ended.set()
+
+    @property
+    def id(self) -> str:
+        return self.record.spec.id
+
+    @property
+    def runs(self) -> bool:
+        return self._leader is not None
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        return self.record.run.ports if self._leader is not None and self.record.run is not None else {}
+
+    def observe(self) -> Observation:
+        kept, spec = self.record, self.record.spec
+        state = kept.state
+        if self._leader is not None:
+            # The kernel's word, not ours: whoever stops or continues the processes, this is what they do.
+            state = "paused" if self._leader.frozen else "running"  # type: ignore[assignment]
+        elif state == "starting":
+            state = "created"
+        return Observation(
+            id=spec.id,
+            runtime_id=spec.id,
+            name=spec.name,
+            state=state,  # type: ignore[arg-type]
+            exit_code=kept.exit_code,
+            error=kept.error,
+            started_at=kept.run.started_at if kept.run else None,
+            created_at=kept.created_at,
+            image=spec.image,
+            ports=dict(self.ports),
+            labels={
+                **spec.labels,
+                LABEL_ID: spec.id,
+                LABEL_NAME: spec.name,
+                LABEL_INSTANCE: spec.instance,
+                LABEL_TENANT: spec.tenant,
+            },
+            oom_killed=kept.oom_killed,
+        )
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Under `lock`, and carried through whatever happens to the caller: a process must never be one nobody knows."""
+        spec = self.record.spec
+        before = self.record
+        ports = choose_ports(spec.ports, promised=self._around.promised_ports(), kind=launch.KIND)
+        cgroup: FlowCgroup | None = None
+        pid: int | None = None
+        self._save(replace(before, state="starting", error=None, exit_code=None, oom_killed=False))
+        try:
+            cgroup = self._make_cgroup()
+            output = self.output.open_for_flow()
+            try:
+                pid = await asyncio.to_thread(
+                    launch.spawn,
+                    spec.command or (),
+                    environment=launch.environment(spec, ports, self._around.manager_environment),
+                    folder=self._working_folder(),
+                    output=output,
+                    cgroup_procs=cgroup.procs if cgroup else None,
+                )
+            finally:
+                os.close(output)
+            leader = Leader.hold(pid)
+            if leader is None:  # only the parent can reap it, and that is us
+                raise StartFailed("its process vanished", reason="its process vanished")
+            run = Run(pid, leader.start_ticks, self._around.boot_id, self._around.clock.now(), ports)
+            # Unwritten (a full disk), the record still says `starting`, and a restart finds the process by its FLOW_ID.
+            self._save_quietly(replace(self.record, state="running", run=run))
+        except StartFailed as failure:
+            if cgroup:
+                cgroup.remove()
+            self._save_quietly(
+                replace(
+                    before,
+                    exit_code=failure.details.get("exit_code", before.exit_code),
+                    error=failure.message,
+                )
+            )
+            raise
+        except OSError as exc:
+            if cgroup:
+                cgroup.remove()
+            self._save_quietly(before)
+            raise translate(exc) from exc
+        self._follow(leader)
+        self._publish("started")
+
+    def _working_folder(self) -> Path:
+        spec = self.record.spec
+        if spec.working_dir is not None:
+            return Path(spec.working_dir)
+        if spec.code_folder is not None:
+            return spec.code_folder
+        own = self.folder / WORK_FOLDER
+        own.mkdir(exist_ok=True)
+        return own
+
+    def _make_cgroup(self) -> FlowCgroup | None:
+        spec = self.record.spec
+        limits = Limits(spec.memory, spec.cpus, spec.pids)
+        if not limits.any:
+            return None
+        if self._around.cgroup is None:  # it had one when it was created: never start without the limits
+            reason = "the cgroup for its limits is not there any more"
+            raise StartFailed(reason, reason=reason)
+        return self._around.cgroup.make(spec.id, limits)
+
+    def _cgroup(self) -> FlowCgroup | None:
+        return self._around.cgroup.of(self.id) if self._around.cgroup else None
+
+    # --- its end ------------------------------------------------------------------------------------------------------
+
+    def _follow(self, leader: Leader) -> None:
+        self._leader = leader
+        self._ended.clear()
+        asyncio.get_running_loop().add_reader(leader.descriptor, self._leader_ended)
+
+    def _leader_ended(self) -> None:
+        """The leader ended: what else is in its group ends with it, as in a container. Then it is reaped."""
+        leader = self._leader
+        if leader is None:
+            return
+        cgroup = self._cgroup()
+        try:
+            if not leader.signal_group(signal.SIGKILL):
+                self._end_orphans()
+        except PermissionError:
+            log.warning("processes of flow %s became another user's and were left", self.id)
+        if cgroup:
+            cgroup.kill()
+        code = leader.reap()
+        self._forget_leader()
+        oom = cgroup is not None and cgroup.oom_kills() > 0
+        if cgroup:
+            cgroup.remove()
+        self._save_quietly(
+            replace(self.record, state="stopped" if code is None else "exited", exit_code=code, oom_killed=oom)
+        )
+        self._publish("died", exit_code=code, cause="oom" if oom else "exit")
+
+    def _end_orphans(self) -> None:
+        """Of a leader that another process reaped: its number is proof no more, FLOW_ID in the environment is."""
+        run = self.record.run
+        if run is None:
+            return
+        for member in kernel.groups().get(run.pid, []):
+            if kernel.environment_holds(member.pid, "FLOW_ID", self.id):
+                try:
+                    os.kill(member.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+    def _forget_leader(self) -> None:
+        if self._leader is not None:
+            asyncio.get_running_loop().remove_reader(self._leader.descriptor)
+            self._leader.close()
+            self._leader = None
+        self._ended.set()
+
+    # --- signals ------------------------------------------------------------------------------------------------------
+
+    def send(self, number: int) -> None:
+        """:raises ContainerStopped: it does not run. :raises RuntimeRefused: a process became another user's."""
+        if self._leader is None or self._leader.ended:
+            raise ContainerStopped(f"flow {self.record.spec.name!r} does not run", state=self.observe().state)
+        try:
+            self._leader.signal_group(number)
+        except PermissionError:
+            raise RuntimeRefused("its processes belong to another user now", kind=launch.KIND) from None
+
+    async def wait_until_ended(self, timeout: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self, number: int, timeout: float) -> None:
+        """:raises StopFailed: it still runs after signal, grace and kill."""
+        try:
+            self.send(number)
+            # A frozen process acts on a signal only once it goes on.
+            self.send(signal.SIGCONT)
+        except ContainerStopped:
+            pass
+        if not await self.wait_until_ended(timeout):
+            await self.kill()
+
+    async def kill(self) -> None:
+        """:raises StopFailed: it still runs."""
+        try:
+            self.send(signal.SIGKILL)
+        except ContainerStopped:
+            pass  # it ended meanwhile, and is about to be seen to
+        if not await self.wait_until_ended(KILL_TIMEOUT):
+            raise StopFailed(
+                f"flow {self.record.spec.name!r} still runs {KILL_TIMEOUT:.0f} s after KILL", timeout=KILL_TIMEOUT
+            )
+
+    async def pause(self) -> None:
+        """:raises ContainerStopped, StopFailed:"""
+        self.send(0)
+        if self.frozen:
+            return
+        self.send(signal.SIGSTOP)
+        await self._until_frozen(True)
+        self._publish("paused")
+
+    async def unpause(self) -> None:
+        """:raises ContainerStopped, StopFailed:"""
+        self.send(0)
+        if not self.frozen:
+            return
+        self.send(signal.SIGCONT)
+        await self._until_frozen(False)
+        self._publish("unpaused")
+
+    @property
+    def frozen(self) -> bool:
+        return self._leader is not None and self._leader.frozen
+
+    async def _until_frozen(self, wanted: bool) -> None:
+        try:
+            async with asyncio.timeout(FREEZE_TIMEOUT):
+                while self.frozen is not wanted:
+                    self.send(0)
+                    await asyncio.sleep(FREEZE_POLL)
+        except TimeoutError:
+            word = "stopped" if wanted else "continued"
+            raise StopFailed(f"its processes were not {word} in {FREEZE_TIMEOUT:.0f} s") from None
+
+    def stop_number(self, name: str | None) -> int:
+        """:raises InvalidRequest: no such signal."""
+        return signal_number(name or self.record.spec.stop_signal or "SIGTERM")
+
+    # --- the record ---------------------------------------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        """After a manager's start: find the process of the record, or learn that it ended."""
+        kept = self.record
+        if kept.state == "starting":
+            kept = self._find_half_started()
+        if kept.state != "running" or kept.run is None:
+            self.record = kept
+            return
+        self.record = kept
+        leader = Leader.hold(kept.run.pid, kept.run.start_ticks) if kept.run.boot_id == self._around.boot_id else None
+        if leader is not None:
+            self._follow(leader)
+            if leader.ended:
+                self._leader_ended()
+            return
+        if kept.run.boot_id == self._around.boot_id:
+            self._end_orphans()
+        self._save_quietly(replace(kept, state="stopped", exit_code=None))
+
+    def _find_half_started(self) -> Record:
+        pid = kernel.find_session_leader("FLOW_ID", self.id)
+        stat = kernel.read_stat(pid) if pid else None
+        if pid is None or stat is None:
+            return replace(self.record, state="stopped" if self.record.run else "created")
+        run = Run(pid, stat.start_ticks, self._around.boot_id, self._around.clock.now())
+        found = replace(self.record, state="running", run=run)
+        self._save_quietly(found)
+        return found
+
+    def release(self) -> None:
+        """Stop following; the process goes on."""
+        if self._leader is not None:
+            self._forget_leader()
+
+    def delete_folder(self) -> None:
+        if cgroup := self._cgroup():
+            cgroup.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            raise RuntimeRefused(f"the folder of flow {self.id} can't be removed", kind=launch.KIND)
+        self.removed = True
+
+    def refuse_if_running(self) -> None:
+        if self.runs:
+            raise ContainerRunning(f"flow {self.record.spec.name!r} is running", state=self.observe().state)
+
+    def cgroup_usage(self) -> tuple[int | None, int | None]:
+        cgroup = self._cgroup()
+        return (cgroup.memory(), cgroup.pids()) if cgroup else (None, None)
+
+    def _save(self, kept: Record) -> None:
+        try:
+            record.save(self.folder, kept)
+        except OSError as exc:
+            raise translate(exc) from exc
+        self.record = kept
+
+    def _save_quietly(self, kept: Record) -> None:
+        """What happened has happened, written or not; a restart would find it out again."""
+        self.record = kept
+        try:
+            record.save(self.folder, kept)
+        except OSError as exc:
+            log.warning("the record of flow %s could not be written: %s", self.id, exc)
+
+    def _publish(self, type: Any, **details: Any) -> None:
+        self._around.publish(RuntimeEvent(type, self.id, at=self._around.clock.now(), **details))
+
+
+def translate(exc: OSError) -> NoSpace | RuntimeRefused:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace("the disk of the state folder is full", kind=launch.KIND)
+    return RuntimeRefused(f"the state folder: {exc.strerror or exc}", kind=launch.KIND)
