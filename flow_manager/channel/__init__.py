@@ -1,1 +1,1 @@
-"""The flows' own Unix sockets."""
+"""The flows' own Unix sockets: what a flow speaks (wire contract, section 7)."""

@@ -1,0 +1,346 @@
+"""One connection of one flow: frames in, frames out, bounded both ways.
+
+Beyond its allowance, or while it leaves our answers unread, a flow's socket is not read, and the kernel makes it wait. So the
+memory for one flow is a line, a piece of what the loop reads at once, and the writer's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, cast
+
+from flow_manager.channel import frames
+from flow_manager.channel.deadlines import TIMER_SLACK, Deadlines
+from flow_manager.channel.frames import Frame, LineSplitter, Refusal, parse
+from flow_manager.channel.pending import Pending
+from flow_manager.channel.throttle import BadLines, TokenBucket
+from flow_manager.channel.writer import FrameWriter
+from flow_manager.errors import NotConnected
+from flow_manager.settings.models import ChannelSettings
+
+_log = logging.getLogger(__name__)
+
+# Wire contract, section 7: so many bad lines a second end the connection.
+BAD_LINES_A_SECOND = 10
+# Answers (acks, errors, pongs) that a flow may leave unread before it is no longer read itself. Not 0: a flow with one
+# thread that writes a long line while we write one to it would wait for us, and we for it, for ever.
+UNREAD_ANSWERS = 64 * 1024
+# A flow that was slowed down is looked at again when a twentieth of its allowance is back: 20 wakes a second, not 1,000.
+RESUME_SHARE = 0.05
+
+
+class Peer(NamedTuple):
+    """Who connected, as the kernel says (SO_PEERCRED, unix(7)): ids of the host, also for a process in a container."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class ConnectionOwner(Protocol):
+    """The flow that a connection belongs to. Everything is called in the loop and must not raise."""
+
+    def connected(self, connection: Connection) -> None: ...
+    def lost(self, connection: Connection) -> None: ...
+    def heard(self, frame: Frame) -> None:
+        """A frame that is not the connection's own business: a message, an event, a state, a refusal."""
+        ...
+
+    def issued(self, message_id: str) -> bool:
+        """Whether this is the id of a message of ours, now or before."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    __slots__ = (
+        "_bad_lines", "_bucket", "_closing", "_deadlines", "_held", "_loop", "_monotonic", "_owner", "_partial_since",
+        "_partial_timer", "_pending", "_reading", "_resume_timer", "_settings", "_splitter", "_transport", "_writer",
+        "acks", "closed", "last_heard", "peer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        owner: ConnectionOwner,
+        settings: ChannelSettings,
+        deadlines: Deadlines,
+        monotonic: Callable[[], float],
+        loop: asyncio.AbstractEventLoop,
+        peer: Peer,
+    ) -> None:
+        self.peer = peer
+        # The flow promised in its hello to acknowledge every message.
+        self.acks = False
+        self.last_heard: float | None = None
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self._owner = owner
+        self._settings = settings
+        self._deadlines = deadlines
+        self._monotonic = monotonic
+        self._loop = loop
+        self._splitter = LineSplitter(settings.max_line)
+        self._bucket = TokenBucket(settings.messages_per_second, monotonic)
+        self._bad_lines: BadLines | None = None
+        self._pending: dict[str, Pending] = {}
+        # Lines that came beyond the flow's allowance.
+        self._held: Sequence[bytes] = ()
+        self._reading = True
+        self._closing = False
+        self._resume_timer: asyncio.TimerHandle | None = None
+        self._partial_since: float | None = None
+        self._partial_timer: asyncio.TimerHandle | None = None
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._writer = FrameWriter(
+            self._transport, limit=self._settings.outbox, write_timeout=self._settings.write_timeout
+        )
+        self._owner.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self.last_heard = self._monotonic()
+        splitter = self._splitter
+        lines = splitter.feed(data)
+        if lines:
+            if self._held:
+                self._held = [*self._held, *lines]
+            else:
+                self._take(lines)
+        if splitter.overflow:
+            self._close_for(frames.FRAME_TOO_LARGE, f"a line is longer than {self._settings.max_line} bytes")
+        elif splitter.unfinished:
+            self._watch_partial(began_now=bool(lines))
+        else:
+            self._partial_since = None
+
+    def pause_writing(self) -> None:
+        self._writer.blocked = True
+
+    def resume_writing(self) -> None:
+        self._writer.resumed()
+        self._choose_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        for timer in (self._resume_timer, self._partial_timer):
+            if timer is not None:
+                timer.cancel()
+        self._held = ()
+        self._fail_pending("the flow's connection ended before it answered")
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._owner.lost(self)
+
+    # --- to the flow --------------------------------------------------------------------------------------------------
+
+    def send(self, message_id: str, frame: bytes, *, expect_reply: bool, timeout: float) -> asyncio.Future[Any] | None:
+        """Write a message. None: it is delivered, and nothing is waited for; else a future of the reply (or of None).
+
+        The future may end with ReplyTimeout or NotConnected. Whoever waited for it calls `forget`, whatever came of it.
+
+        :raises NotConnected: the connection has ended or is about to.
+        :raises QueueFull: the flow does not read, and what waits for it has reached the limit.
+        """
+        writer = self._writer
+        if self._closing:
+            raise NotConnected("the flow's connection is closing")
+        plain = not expect_reply and not self.acks
+        if writer.blocked:
+            writer.check_room(len(frame))
+        elif plain:
+            if writer.write_now(frame):
+                return None
+            pending = self._expect(message_id, expect_reply=False, timeout=timeout)
+            writer.follow(pending)
+            return pending.future
+        pending = self._expect(message_id, expect_reply=expect_reply, timeout=timeout)
+        try:
+            writer.send(frame, pending)
+        except NotConnected:
+            self.forget(message_id)
+            raise
+        return pending.future
+
+    def forget(self, message_id: str) -> None:
+        """Nobody waits for this message any more: stop its deadlines and, if it was not written, withdraw it."""
+        pending = self._pending.pop(message_id, None)
+        if pending is not None:
+            pending.forget()
+            self._writer.withdraw(pending)
+
+    def answer(self, frame: bytes) -> None:
+        """Write a frame that nobody waits for."""
+        if not self._closing:
+            self._writer.answer(frame)
+            self._choose_reading()
+
+    def close(self, code: str | None = None, reason: str | None = None) -> None:
+        """Say why, where the flow still reads, and close. What waits for an answer fails at once."""
+        if self._closing:
+            return
+        if code is not None and not self._writer.blocked:
+            self._writer.answer(frames.encode_error(code, reason))
+        self._closing = True
+        self._fail_pending("the flow's connection was closed before it answered")
+        if self._writer.blocked:
+            # A gentle close waits until all is written: for ever, where the flow does not read.
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    # --- from the flow ------------------------------------------------------------------------------------------------
+
+    def _take(self, lines: Sequence[bytes]) -> None:
+        answers: list[bytes] = []
+        bucket = self._bucket
+        for index, line in enumerate(lines):
+            if not bucket.take():
+                self._hold(lines[index:])
+                break
+            frame = parse(line)
+            if frame is None:
+                continue
+            try:
+                answer = _HANDLERS[type(frame)](self, frame)
+            except Exception:
+                # A fault of ours with one frame must not end the connection, nor reach the loop as a fatal error.
+                _log.exception("a frame of type %s could not be handled", type(frame).__name__)
+                answer = frames.encode_error(frames.INTERNAL)
+            if answer is not None:
+                answers.append(answer)
+                if self._bad_lines is not None and self._bad_lines.too_many:
+                    break
+        if answers:
+            self.answer(b"".join(answers) if len(answers) > 1 else answers[0])
+            if self._bad_lines is not None and self._bad_lines.too_many:
+                self.close(frames.BAD_FRAME, f"{BAD_LINES_A_SECOND} bad lines within a second: closing")
+
+    def _on_hello(self, hello: frames.Hello) -> None:
+        self.acks = hello.acks
+
+    def _on_ack(self, ack: frames.Ack) -> None:
+        pending = self._pending.get(ack.to)
+        if pending is not None:
+            self._bucket.give_back()
+            pending.acknowledged()
+
+    def _on_reply(self, reply: frames.Reply) -> bytes | None:
+        pending = self._pending.pop(reply.to, None)
+        if pending is not None:
+            self._bucket.give_back()
+            pending.finish(reply.body)
+            return None
+        if self._owner.issued(reply.to):
+            # Late, or not asked for: many a flow simply answers everything.
+            return None
+        return frames.encode_error(frames.UNKNOWN_MESSAGE, "no message with this id was sent", to=reply.to)
+
+    def _on_message(self, message: frames.Message) -> bytes | None:
+        self._owner.heard(message)
+        return None if message.id is None else frames.encode_ack(message.id)
+
+    def _on_ping(self, _ping: frames.Ping) -> bytes:
+        return frames.PONG
+
+    def _on_pong(self, _pong: frames.Pong) -> None:
+        pass
+
+    def _on_other(self, frame: Frame) -> None:
+        self._owner.heard(frame)
+
+    def _on_refusal(self, refusal: Refusal) -> bytes:
+        if refusal.code == frames.BAD_FRAME:
+            self._owner.heard(refusal)
+            if self._bad_lines is None:
+                self._bad_lines = BadLines(BAD_LINES_A_SECOND, self._monotonic)
+            self._bad_lines.add()
+        return frames.encode_error(refusal.code, refusal.reason)
+
+    def _close_for(self, code: str, reason: str) -> None:
+        if not self._closing:
+            self._owner.heard(Refusal(frames.BAD_FRAME, reason))
+            self.close(code, reason)
+
+    # --- half a line --------------------------------------------------------------------------------------------------
+
+    def _watch_partial(self, *, began_now: bool) -> None:
+        # Counted from the line's first byte, else one byte a second would keep it open for ever.
+        if began_now or self._partial_since is None:
+            self._partial_since = self._loop.time()
+        if self._partial_timer is None:
+            self._partial_timer = self._loop.call_later(self._settings.partial_line_timeout, self._partial_expired)
+
+    def _partial_expired(self) -> None:
+        self._partial_timer = None
+        if self._partial_since is None or self._closing:
+            return
+        limit = self._settings.partial_line_timeout
+        remaining = self._partial_since + limit - self._loop.time()
+        # While we don't read, the rest of the line can't come, and that is not the flow's fault.
+        if remaining > TIMER_SLACK or not self._reading:
+            self._partial_timer = self._loop.call_later(max(remaining, limit / 10), self._partial_expired)
+        else:
+            self._close_for(frames.BAD_FRAME, f"half a line for {limit:g} s")
+
+    # --- flow control -------------------------------------------------------------------------------------------------
+
+    def _hold(self, lines: Sequence[bytes]) -> None:
+        self._held = lines
+        self._choose_reading()
+        self._resume_timer = self._loop.call_later(self._bucket.seconds_until(RESUME_SHARE), self._resume)
+
+    def _resume(self) -> None:
+        self._resume_timer = None
+        if not self._closing:
+            lines, self._held = self._held, ()
+            self._take(lines)
+            self._choose_reading()
+
+    def _choose_reading(self) -> None:
+        wanted = not self._held and self._writer.unread_answers <= UNREAD_ANSWERS
+        if wanted == self._reading or self._closing or self._transport.is_closing():
+            return
+        self._reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    # --- what waits ---------------------------------------------------------------------------------------------------
+
+    def _expect(self, message_id: str, *, expect_reply: bool, timeout: float) -> Pending:
+        pending = self._pending[message_id] = Pending(
+            message_id,
+            self._loop.create_future(),
+            self._deadlines,
+            needs_ack=self.acks,
+            needs_reply=expect_reply,
+            ack_timeout=self._settings.ack_timeout,
+            timeout=timeout,
+        )
+        return pending
+
+    def _fail_pending(self, message: str) -> None:
+        waiting, self._pending = self._pending, {}
+        for pending in waiting.values():
+            pending.fail(NotConnected(message, message_id=pending.message_id))
+
+
+_HANDLERS: dict[type, Callable[[Connection, Any], bytes | None]] = {
+    frames.Hello: Connection._on_hello,
+    frames.Ack: Connection._on_ack,
+    frames.Reply: Connection._on_reply,
+    frames.Message: Connection._on_message,
+    frames.ActorEvent: Connection._on_other,
+    frames.Ready: Connection._on_other,
+    frames.Busy: Connection._on_other,
+    frames.Idle: Connection._on_other,
+    frames.Ping: Connection._on_ping,
+    frames.Pong: Connection._on_pong,
+    Refusal: Connection._on_refusal,
+}
