@@ -22,8 +22,10 @@ class RawEngine:
 
     async def close(self) -> None:
         if self._streams is not None:
-            self._streams[1].close()
+            writer = self._streams[1]
             self._streams = None
+            writer.close()
+            await writer.wait_closed()
 
     async def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
         """The answer's JSON. :raises RuntimeError: for a status of 400 and above."""

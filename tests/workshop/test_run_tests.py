@@ -1,0 +1,63 @@
+"""The script behind `make test`, on a test file of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = """
+import pytest
+
+@pytest.mark.docker
+def test_asks_for_an_engine():
+    pytest.skip("no engine here")
+
+@pytest.mark.docker
+@pytest.mark.xfail
+def test_is_expected_to_fail():
+    assert False
+
+def test_needs_something_else():
+    pytest.skip("another reason")
+"""
+
+
+def run_tests(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_sample.py").write_text(TESTS)
+    command = [sys.executable, "scripts/run_tests.py", str(folder), "-c", str(ROOT / "pyproject.toml")]
+    # Neither the outer run's plugins nor its options, and no packages for a client that is not tested here.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "FLOW_MANAGER_"))}
+    return subprocess.run(
+        [*command, "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"],
+        cwd=ROOT,
+        env=clean | environment | {"FLOW_MANAGER_SKIP_NPM": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+
+def test_a_missing_engine_is_a_skip_on_a_machine_of_ones_own(tmp_path: Path) -> None:
+    done = run_tests(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 skipped, 1 xfailed" in done.stdout
+
+
+def test_a_missing_engine_is_a_failure_where_one_is_required(tmp_path: Path) -> None:
+    done = run_tests(tmp_path, FLOW_MANAGER_REQUIRE_ENGINE="1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 1 skipped, 1 xfailed" in done.stdout
+    assert "this test needs docker" in done.stdout
+
+
+@pytest.mark.parametrize("required", ["", "1"])
+def test_the_last_line_is_pytests_own(tmp_path: Path, required: str) -> None:
+    done = run_tests(tmp_path, **({"FLOW_MANAGER_REQUIRE_ENGINE": required} if required else {}))
+    assert " in " in done.stdout.rstrip().splitlines()[-1]
