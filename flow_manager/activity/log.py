@@ -1,0 +1,210 @@
+"""UserActivityLogger: what happened, in words for people. Every entry of the activity log is worded here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flow_manager.activity.drafts import one_line
+from flow_manager.activity.stream import ActivityStream
+from flow_manager.contract.principal import DEFAULT_TENANT, MANAGER
+from flow_manager.errors import FlowManagerError
+from flow_manager.store.base import ActivityDraft, StoredActivity
+from flow_manager.util.clock import Clock
+from flow_manager.util.strict_json import JsonRefused, dumps
+
+# Who acted, where no principal did.
+BY_FLOW = "flow"
+BY_RUNTIME = "runtime"
+# What of a message is shown in the entry's own words.
+_EXCERPT = 200
+_SIGNAL_OFFSET = 128
+_SIGNAL_NAMES = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+
+Stored = asyncio.Future[StoredActivity]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRef:
+    """The flow that an entry is about."""
+
+    id: str
+    name: str
+    tenant: str
+
+
+class UserActivityLogger:
+    """Each method adds one entry and returns the future that ends once it is stored; nobody needs to await it.
+
+    `actor` is the name of the principal who asked. Further keyword arguments become the entry's `details`.
+    """
+
+    def __init__(self, stream: ActivityStream, clock: Clock) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    def log_container_created(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
+        image = details.get("image")
+        message = f"{actor} created flow {_called(flow)}" + (f" from image {image}" if image else "")
+        return self._add("container_created", flow, actor, message, details)
+
+    def log_container_started(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
+        return self._add("container_started", flow, actor, _done(flow, actor, "started"), details)
+
+    def log_container_stopped(self, flow: FlowRef, actor: str, exit_code: int | None = None, **details: Any) -> Stored:
+        message = _done(flow, actor, "stopped") + _with_code(exit_code)
+        return self._add("container_stopped", flow, actor, message, {"exit_code": exit_code, **details})
+
+    def log_container_killed(self, flow: FlowRef, actor: str, signal: str = "SIGKILL", **details: Any) -> Stored:
+        message = (
+            _done(flow, actor, "killed") if signal == "SIGKILL" else f"{actor} sent {signal} to flow {_called(flow)}"
+        )
+        return self._add("container_killed", flow, actor, message, {"signal": signal, **details})
+
+    def log_container_paused(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
+        return self._add("container_paused", flow, actor, _done(flow, actor, "paused"), details)
+
+    def log_container_unpaused(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
+        return self._add("container_unpaused", flow, actor, _done(flow, actor, "let go on"), details)
+
+    def log_container_restarted(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
+        return self._add("container_restarted", flow, actor, _done(flow, actor, "restarted"), details)
+
+    def log_container_deleted(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
+        return self._add("container_deleted", flow, actor, _done(flow, actor, "deleted"), details)
+
+    def log_container_died(
+        self, flow: FlowRef, exit_code: int | None = None, cause: str | None = None, **details: Any
+    ) -> Stored:
+        """It ended though nobody asked. `cause`: `oom` where the kernel killed it for its memory."""
+        if cause == "oom":
+            message = f"flow {_called(flow)} ran out of memory and was killed"
+        else:
+            message = f"flow {_called(flow)} ended by itself{_with_code(exit_code)}"
+        told = {"exit_code": exit_code, "cause": cause, **details}
+        return self._add("container_died", flow, BY_RUNTIME, message, told)
+
+    def log_container_adopted(self, flow: FlowRef, actor: str = MANAGER.name, **details: Any) -> Stored:
+        return self._add(
+            "container_adopted", flow, actor, f"flow {_called(flow)} was found and is managed now", details
+        )
+
+    def log_container_released(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
+        message = f"{actor} released flow {_called(flow)}: it goes on, but is not managed any more"
+        return self._add("container_released", flow, actor, message, details)
+
+    def log_container_lost(self, flow: FlowRef, **details: Any) -> Stored:
+        message = f"flow {_called(flow)} is gone: its container was removed by someone else"
+        return self._add("container_lost", flow, BY_RUNTIME, message, details)
+
+    def log_image_pulling(self, flow: FlowRef, actor: str, progress: str, **details: Any) -> Stored:
+        """`progress` in the runtime's words: "pulling alpine:3: 40 %"."""
+        return self._add("image_pulling", flow, actor, f"flow {_called(flow)}: {progress}", details)
+
+    def log_container_message(self, flow: FlowRef, body: Any) -> Stored:
+        """What a flow sent on its own. A large body stays out of the log; the message begins with its first words."""
+        message = f"flow {_called(flow)} says: {self._excerpt(body)}"
+        return self._add("container_message", flow, BY_FLOW, message, {"message": body})
+
+    def log_actor_event(
+        self, flow: FlowRef, actor: str, event: str, details: Mapping[str, Any] | None = None
+    ) -> Stored:
+        """Something that an actor inside the flow did; `actor` and `event` are the flow's own words."""
+        message = f"flow {_called(flow)}: {actor}: {event}"
+        told = {"actor": actor, "event": event, "details": dict(details or {})}
+        return self._add("actor_event", flow, BY_FLOW, message, told)
+
+    def log_operation_failed(
+        self, flow: FlowRef, actor: str, operation: str, error: FlowManagerError, **details: Any
+    ) -> Stored:
+        message = f"{operation.replace('_', ' ')} of flow {_called(flow)} failed: {error.message}"
+        told = {"operation": operation, "code": error.code, "error_type": error.error_type, **details}
+        return self._add("operation_failed", flow, actor, message, told)
+
+    def log_operation_recovered(self, flow: FlowRef, operation: str, **details: Any) -> Stored:
+        """After a restart of the manager: what it had begun is done, or undone."""
+        message = (
+            f"{operation.replace('_', ' ')} of flow {_called(flow)}, begun before a restart, was brought to its end"
+        )
+        return self._add("operation_recovered", flow, MANAGER.name, message, {"operation": operation, **details})
+
+    def log_runtime_unavailable(self, runtime: str, reason: str, *, tenant: str = DEFAULT_TENANT) -> Stored:
+        message = f"runtime {runtime} does not answer: {reason}"
+        return self.log_user_activity(
+            "runtime_unavailable",
+            message,
+            tenant=tenant,
+            actor=BY_RUNTIME,
+            details={"runtime": runtime, "reason": reason},
+        )
+
+    def log_runtime_available(self, runtime: str, *, tenant: str = DEFAULT_TENANT) -> Stored:
+        message = f"runtime {runtime} answers again"
+        return self.log_user_activity(
+            "runtime_available", message, tenant=tenant, actor=BY_RUNTIME, details={"runtime": runtime}
+        )
+
+    def log_user_activity(
+        self,
+        type: str,
+        message: str,
+        *,
+        flow: FlowRef | None = None,
+        tenant: str = DEFAULT_TENANT,
+        actor: str = MANAGER.name,
+        details: Mapping[str, Any] | None = None,
+    ) -> Stored:
+        """Anything else. With a flow, the entry is its tenant's."""
+        draft = ActivityDraft(
+            type=type,
+            tenant=flow.tenant if flow is not None else tenant,
+            container_id=None if flow is None else flow.id,
+            name=None if flow is None else flow.name,
+            actor=actor,
+            message=message,
+            details={key: value for key, value in (details or {}).items() if value is not None},
+            timestamp=self._clock.now(),
+        )
+        return self._stream.add(draft)
+
+    def _add(self, type: str, flow: FlowRef, actor: str, message: str, details: Mapping[str, Any]) -> Stored:
+        return self.log_user_activity(type, message, flow=flow, actor=actor, details=details)
+
+    def _excerpt(self, body: Any) -> str:
+        if isinstance(body, Mapping) and len(body) == 1:
+            (only,) = body.values()
+            if isinstance(only, str):
+                return one_line(only, self._stream.masker, _EXCERPT)
+        # Masked as data, by the names in it, too; cut only then. A large body isn't shown: see `drafts`.
+        try:
+            text = dumps(body)
+        except JsonRefused:
+            return "(something that is not JSON)"
+        if len(text) > _EXCERPT * 10:
+            return f"({len(text)} bytes)"
+        return one_line(dumps(self._stream.masker.mask(body)), self._stream.masker, _EXCERPT)
+
+
+def _called(flow: FlowRef) -> str:
+    return f"*{flow.name}*"
+
+
+def _done(flow: FlowRef, actor: str, what: str) -> str:
+    """ "alice stopped flow *x*", and without a person "flow *x* stopped"."""
+    if actor in (MANAGER.name, BY_RUNTIME, BY_FLOW):
+        was = "was " if what in ("killed", "deleted", "let go on") else ""
+        return f"flow {_called(flow)} {was}{what}"
+    if what == "let go on":
+        return f"{actor} let flow {_called(flow)} go on"
+    return f"{actor} {what} flow {_called(flow)}"
+
+
+def _with_code(exit_code: int | None) -> str:
+    if exit_code is None:
+        return ""
+    number = exit_code - _SIGNAL_OFFSET
+    # A shell, and a container engine, report death by a signal as 128 and its number.
+    by = f" ({_SIGNAL_NAMES[number]})" if number in _SIGNAL_NAMES else ""
+    return f" with exit code {exit_code}{by}"

@@ -1,0 +1,59 @@
+"""The flows that the manager made or adopted."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import orjson
+from sqlalchemy import bindparam, delete, select
+
+from flow_manager.store.base import FlowRecord
+from flow_manager.store.session import Session
+from flow_manager.store.statements import insert_text, text_of
+from flow_manager.store.tables import flows, from_micros, to_micros
+from flow_manager.util.strict_json import dumps
+
+_SAVE = insert_text(flows, or_replace=True)
+_DELETE = text_of(delete(flows).where(flows.c.id == bindparam("id")))
+_ALL = text_of(select(flows).order_by(flows.c.created_at, flows.c.id))
+_COLUMNS = tuple(column.name for column in flows.columns)
+
+
+class SqlFlows:
+    """Implements `store.base.FlowStore`."""
+
+    def __init__(self, writer: Session, reader: Session) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    async def save(self, record: FlowRecord) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_SAVE, _row_of(record))
+
+        await self._writer.write(work)
+
+    async def delete(self, flow_id: str) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_DELETE, {"id": flow_id})
+
+        await self._writer.write(work)
+
+    async def all(self) -> list[FlowRecord]:
+        """Oldest first."""
+        return await self._reader.run(lambda connection: [_record_of(row) for row in connection.execute(_ALL)])
+
+
+def _row_of(record: FlowRecord) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in _COLUMNS}
+    row["config"] = dumps(record.config)
+    row["created_at"] = to_micros(record.created_at)
+    return row
+
+
+def _record_of(row: tuple[Any, ...]) -> FlowRecord:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    values["config"] = orjson.loads(values["config"])
+    values["created_at"] = from_micros(values["created_at"])
+    values["adopted"] = bool(values["adopted"])
+    return FlowRecord(**values)
