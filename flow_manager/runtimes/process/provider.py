@@ -63,7 +63,8 @@ class ProcessProvider:
         self.capabilities = CAPABILITIES
         self._settings = settings
         self._instance = instance
-        self._root = state_dir.absolute() / FOLDER
+        # Two runtimes of this kind must not take each other's flows for their own.
+        self._root = state_dir.absolute() / (FOLDER if name == FOLDER else f"{FOLDER}-{name}")
         self._clock = clock or SystemClock()
         self._environ = os.environ if environ is None else environ
         self._flows: dict[str, ProcessFlow] = {}
