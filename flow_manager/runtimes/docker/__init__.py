@@ -1,1 +1,1 @@
-"""Flows as containers of a Docker engine: the only home of aiodocker."""
+"""The Docker engine (20.10 / API 1.41 and newer), through aiodocker. The only home of that library."""

@@ -1,0 +1,150 @@
+"""The only place that talks to the engine: aiodocker's query call, bounded in time and in number.
+
+Two sessions, because aiohttp's pool is shared by all that is open: with a hundred log followers every other call would
+wait for ever. *Control* takes short calls, a few at a time (more in flight only add latency: floors of the engine);
+*streams* takes what stays open (events, waits, pulls), has a cap of its own and says so when it is reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+from aiodocker import Docker
+from aiodocker.exceptions import DockerError
+
+from flow_manager.errors import RuntimeUnavailable
+from flow_manager.runtimes.docker.errors import KIND, NOT_CONNECTED
+
+USUAL_SOCKET = "unix:///var/run/docker.sock"
+# Starts saturate at about twice the cores; reads are short. The rest queue here, inside their own time limit.
+CONTROL_LIMIT = 16
+STREAM_LIMIT = 1024
+# A Unix socket that accepts at all does so at once; a TCP engine gets the usual time of a slow network.
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`data` is the parsed JSON, else the raw bytes (empty for no body)."""
+
+    status: int
+    data: Any
+    headers: Mapping[str, str]
+
+
+def engine_url(configured: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """The setting, else DOCKER_HOST, else the usual socket (whether it is there or not: it may come)."""
+    return configured or environ.get("DOCKER_HOST") or USUAL_SOCKET
+
+
+class EngineClient:
+    """One engine. Raises the libraries' own errors (see `errors.translate`); never waits longer than it is told."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._control: Docker | None = None
+        self._streams: Docker | None = None
+        self._slots = asyncio.Semaphore(CONTROL_LIMIT)
+        self._open_streams = 0
+
+    async def open(self) -> None:
+        # sock_read stays unlimited: asyncio.timeout around each call is the limit.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+        self._control = self._docker(timeout)
+        self._streams = self._docker(timeout)
+
+    def _docker(self, timeout: aiohttp.ClientTimeout) -> Docker:
+        if self.url.startswith("unix://"):
+            # No limit in the connector: waiting for one of its slots would have no words for why it fails.
+            connector = aiohttp.UnixConnector(self.url.removeprefix("unix://"), limit=0)
+            session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+            return Docker(url="unix://localhost", connector=connector, session=session, timeout=timeout)
+        return Docker(url=self.url, timeout=timeout)
+
+    async def close(self) -> None:
+        for docker in (self._control, self._streams):
+            if docker is not None:
+                await docker.close()
+                # aiodocker leaves a session and a connector that it was given to their owner, which is this object.
+                await docker.session.close()
+        self._control = self._streams = None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: float,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """One short call, at most `timeout` seconds with its time in the queue."""
+        async with (
+            asyncio.timeout(timeout),
+            self._slots,
+            self._query(self._control, method, path, params, body) as response,
+        ):
+            return await self._answer(response)
+
+    async def long_call(
+        self, method: str, path: str, *, timeout: float, params: Mapping[str, Any] | None = None
+    ) -> Answer:
+        """A call that the engine answers only when something has happened."""
+        async with asyncio.timeout(timeout), self.stream(method, path, params=params) as response:
+            return await self._answer(response)
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer that goes on. Its connection is given back however the block is left.
+
+        :raises RuntimeUnavailable: when too many are open already.
+        """
+        if self._open_streams >= STREAM_LIMIT:
+            raise RuntimeUnavailable(
+                f"{STREAM_LIMIT} long calls to the engine are open", kind=KIND, reason="too many streams"
+            )
+        self._open_streams += 1
+        try:
+            async with self._query(self._streams, method, path, params, None) as response:
+                yield response
+        finally:
+            self._open_streams -= 1
+
+    @asynccontextmanager
+    async def _query(
+        self,
+        docker: Docker | None,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if docker is None:
+            raise DockerError(NOT_CONNECTED, "the runtime is closed")
+        data = orjson.dumps(body) if body is not None else None
+        async with docker._query(path, method, params=dict(params) if params else None, data=data) as response:
+            finished = False
+            try:
+                yield response
+                finished = response.content.at_eof()
+            finally:
+                # aiodocker gives a connection back only when somebody reads to the end: a follower that was cancelled
+                # would hold it for ever. An unread one can't be used again, so it is closed.
+                if finished:
+                    response.release()
+                else:
+                    response.close()
+
+    async def _answer(self, response: aiohttp.ClientResponse) -> Answer:
+        raw = await response.read()
+        is_json = response.content_type == "application/json" and raw.strip()
+        return Answer(response.status, orjson.loads(raw) if is_json else raw, response.headers)

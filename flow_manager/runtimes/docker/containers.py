@@ -1,0 +1,176 @@
+"""The containers of this instance on the engine, found by their labels and keyed by the flow's id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flow_manager.errors import ContainerNotFound
+from flow_manager.runtimes.base import LABEL_ID, LABEL_INSTANCE, Observation
+from flow_manager.runtimes.docker.client import Answer, EngineClient
+from flow_manager.runtimes.docker.errors import KIND, Subject, translated
+from flow_manager.runtimes.docker.observe import dig, labels_of, observe, text
+from flow_manager.runtimes.docker.retry import repeat
+
+# A read that takes longer has failed. An inspect takes 2 ms; with all cores starting containers it was seen to take 2 s.
+READ_SECONDS = 10.0
+# Inspects of a list that are under way at the same time: more only wait in the engine.
+LIST_WIDTH = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What never changes about a container, remembered so that a verb is one engine call and not two."""
+
+    flow_id: str
+    runtime_id: str
+    stop_signal: str
+    tty: bool
+    network: str
+
+
+def handle_of(data: Mapping[str, Any]) -> Handle:
+    return Handle(
+        flow_id=labels_of(data)[LABEL_ID],
+        runtime_id=text(data["Id"]),
+        stop_signal=text(dig(data, "Config", "StopSignal")) or "SIGTERM",
+        tty=dig(data, "Config", "Tty") is True,
+        network=text(dig(data, "HostConfig", "NetworkMode")),
+    )
+
+
+class Containers:
+    """Finds and reads. Labels can't change after create, so a remembered id stays right until the container is gone."""
+
+    def __init__(self, client: EngineClient, instance: str) -> None:
+        self.client = client
+        self.instance = instance
+        self._handles: dict[str, Handle] = {}
+        self._flows: dict[str, str] = {}
+
+    def remember(self, data: Mapping[str, Any]) -> Observation:
+        """Take in an inspect's answer. :raises ValueError: when it is no container of this instance."""
+        seen = observe(data)
+        if seen.labels.get(LABEL_INSTANCE) != self.instance:
+            raise ValueError("a container of another instance")
+        handle = handle_of(data)
+        self._handles[seen.id] = handle
+        self._flows[handle.runtime_id] = seen.id
+        return seen
+
+    def forget(self, flow_id: str) -> None:
+        handle = self._handles.pop(flow_id, None)
+        if handle is not None:
+            self._flows.pop(handle.runtime_id, None)
+
+    def forget_container(self, runtime_id: str) -> None:
+        """That container is gone; one that took its place under the same flow's id is not forgotten."""
+        flow_id = self._flows.pop(runtime_id, None)
+        handle = self._handles.get(flow_id) if flow_id else None
+        if flow_id and handle is not None and handle.runtime_id == runtime_id:
+            del self._handles[flow_id]
+
+    def flow_of(self, runtime_id: str) -> str | None:
+        """The flow whose container this is, as far as it was seen before."""
+        return self._flows.get(runtime_id)
+
+    def handle(self, flow_id: str) -> Handle | None:
+        return self._handles.get(flow_id)
+
+    async def find(self, flow_id: str) -> Handle:
+        """:raises ContainerNotFound, RuntimeUnavailable:"""
+        handle = self._handles.get(flow_id)
+        if handle is None:
+            await self._look(flow_id)
+            handle = self._handles.get(flow_id)
+        if handle is None:
+            raise ContainerNotFound(flow_id, kind=KIND)
+        return handle
+
+    async def _look(self, flow_id: str) -> Observation:
+        for entry in await self.entries({LABEL_ID: flow_id}):
+            return await self._inspect(text(dig(entry, "Id")), flow_id)
+        raise ContainerNotFound(flow_id, kind=KIND)
+
+    async def inspect(self, flow_id: str) -> Observation:
+        """:raises ContainerNotFound, RuntimeUnavailable:"""
+        handle = self._handles.get(flow_id)
+        if handle is None:
+            return await self._look(flow_id)
+        try:
+            return await self._inspect(handle.runtime_id, flow_id)
+        except ContainerNotFound:
+            # Made anew under the same flow's id, by another process: looked for once.
+            self.forget(flow_id)
+            return await self._look(flow_id)
+
+    async def _inspect(self, runtime_id: str, flow_id: str) -> Observation:
+        with translated(Subject(flow_id)):
+            return self.remember(await self.read(f"containers/{runtime_id}/json"))
+
+    async def observe(self, runtime_id: str) -> Observation:
+        """Inspect by the engine's id. :raises ContainerNotFound: also when it is not one of ours."""
+        with translated(Subject(runtime_id)):
+            data = await self.read(f"containers/{runtime_id}/json")
+        try:
+            return self.remember(data)
+        except ValueError:
+            raise ContainerNotFound(runtime_id, kind=KIND) from None
+
+    async def all(self) -> list[Observation]:
+        """All flows of this instance: one list, and an inspect each, since a list knows no exit codes and no health."""
+        found = [text(dig(entry, "Id")) for entry in await self.entries({})]
+        width = asyncio.Semaphore(LIST_WIDTH)
+
+        async def one(runtime_id: str) -> Observation | None:
+            async with width:
+                try:
+                    return await self.observe(runtime_id)
+                except ContainerNotFound:
+                    return None  # removed meanwhile
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(runtime_id)) for runtime_id in found]
+        seen = [flow for task in tasks if (flow := task.result()) is not None]
+        for gone in self._handles.keys() - {flow.id for flow in seen}:
+            handle = self._handles[gone]
+            if handle.runtime_id not in found:
+                self.forget(gone)
+        return seen
+
+    async def entries(self, labels: Mapping[str, str]) -> list[Any]:
+        """The engine's own list entries of this instance's containers with these labels. :raises RuntimeUnavailable:"""
+        wanted = {LABEL_INSTANCE: self.instance, **labels}
+        filters = json.dumps({"label": [f"{name}={value}" for name, value in wanted.items()]})
+        with translated():
+            data = await self.read("containers/json", params={"all": "1", "filters": filters})
+            if not isinstance(data, list):
+                raise ValueError("not a list")
+            return data
+
+    async def read(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """A GET, repeated where that is safe. Raises the libraries' errors."""
+
+        async def once() -> Answer:
+            return await self.client.call("GET", path, params=params, timeout=READ_SECONDS)
+
+        return (await repeat(once, within=READ_SECONDS)).data
+
+    async def with_handle(self, flow_id: str, act: Callable[[Handle], Awaitable[T]]) -> T:
+        """`act` on the flow's container; once more on the one that took its place, when the remembered one is gone.
+
+        Safe for every verb: a container that is not there was not acted upon.
+        """
+        remembered = self._handles.get(flow_id)
+        try:
+            return await act(await self.find(flow_id))
+        except ContainerNotFound:
+            if remembered is None:
+                raise
+            self.forget(flow_id)
+            return await act(await self.find(flow_id))

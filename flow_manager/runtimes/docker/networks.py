@@ -1,0 +1,123 @@
+"""The networks on which the flows of a tenant find each other: made when first needed, gone when nobody is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiodocker.exceptions import DockerError
+
+from flow_manager.errors import FlowManagerError
+from flow_manager.runtimes.base import LABEL_INSTANCE, LABEL_TENANT, FlowSpec
+from flow_manager.runtimes.docker.containers import Containers
+from flow_manager.runtimes.docker.errors import RAW, Subject, translated
+from flow_manager.runtimes.docker.observe import dig, text
+from flow_manager.runtimes.docker.spec import endpoint, network_name
+
+# Making a bridge takes 0.1 s; on an engine that starts containers on every core, seconds.
+CHANGE_SECONDS = 30.0
+# An empty network stays this long, so that a lone flow that is made and removed over and over does not pay for it each time.
+LINGER_SECONDS = 10.0
+# At the end a sweep must not hold up the shutdown.
+CLOSE_SECONDS = 3.0
+
+
+class Networks:
+    """One network a tenant. Making and removing exclude each other, and a network that is about to be used is kept."""
+
+    def __init__(self, containers: Containers) -> None:
+        self._containers = containers
+        self._lock = asyncio.Lock()
+        self._there: set[str] = set()
+        self._wanted: Counter[str] = Counter()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def needed(self, spec: FlowSpec) -> AsyncIterator[str]:
+        """The tenant's network; it is not swept away while the block lasts (a container in the making does not count yet)."""
+        name = network_name(spec.instance, spec.tenant)
+        self._wanted[name] += 1
+        try:
+            await self.ensure(name, spec.tenant)
+            yield name
+        finally:
+            self._wanted[name] -= 1
+
+    async def ensure(self, name: str, tenant: str, *, anew: bool = False) -> None:
+        """Make it unless it is there. `anew`: do not trust what was seen earlier. :raises RuntimeFailure:"""
+        async with self._lock:
+            if name in self._there and not anew:
+                return
+            body = {
+                "Name": name,
+                "Driver": "bridge",
+                "CheckDuplicate": True,  # engines before 25 otherwise make a second one of the same name
+                "Labels": {LABEL_INSTANCE: self._containers.instance, LABEL_TENANT: tenant},
+            }
+            with translated(Subject(name=name)):
+                try:
+                    await self._containers.client.call("POST", "networks/create", body=body, timeout=CHANGE_SECONDS)
+                except DockerError as exc:
+                    if exc.status != 409:
+                        raise
+            self._there.add(name)
+
+    async def connect(self, spec: FlowSpec, runtime_id: str) -> None:
+        """Join the further networks (API 1.41 takes only one at create). :raises RuntimeRefused: one does not exist."""
+        for network in spec.networks:
+            body = {"Container": runtime_id, "EndpointConfig": endpoint(spec)}
+            with translated(Subject(spec.id)):
+                path = f"networks/{network}/connect"
+                await self._containers.client.call("POST", path, body=body, timeout=CHANGE_SECONDS)
+
+    def sweep_soon(self) -> None:
+        """After a while, remove the networks that no flow has any more."""
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._sweep_later(), name="docker-network-sweep")
+
+    async def close(self) -> None:
+        """Sweep now instead of later."""
+        if self._sweeper is None:
+            return
+        self._sweeper.cancel()
+        await asyncio.wait([self._sweeper])
+        self._sweeper = None
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.sweep()
+        except (TimeoutError, FlowManagerError):
+            pass  # best effort: the next sweep, of any later run, finds it by its label
+
+    async def _sweep_later(self) -> None:
+        await asyncio.sleep(LINGER_SECONDS)
+        try:
+            await self.sweep()
+        except FlowManagerError:
+            pass
+
+    async def sweep(self) -> None:
+        """Remove this instance's networks without a container, stopped ones counted. :raises RuntimeUnavailable:"""
+        async with self._lock:
+            filters = json.dumps({"label": [f"{LABEL_INSTANCE}={self._containers.instance}"]})
+            with translated():
+                networks = await self._containers.read("networks", params={"filters": filters})
+            used = {name for entry in await self._containers.entries({}) for name in _networks_of(entry)}
+            for network in networks if isinstance(networks, list) else ():
+                name = text(dig(network, "Name"))
+                if name in used or self._wanted[name] > 0:
+                    continue
+                self._there.discard(name)
+                try:
+                    path = f"networks/{text(dig(network, 'Id'))}"
+                    await self._containers.client.call("DELETE", path, timeout=CHANGE_SECONDS)
+                except RAW:
+                    continue  # somebody else's container is on it, or it is gone
+
+
+def _networks_of(entry: Any) -> set[str]:
+    joined = dig(entry, "NetworkSettings", "Networks")
+    return {*(joined if isinstance(joined, dict) else ()), text(dig(entry, "HostConfig", "NetworkMode"))}

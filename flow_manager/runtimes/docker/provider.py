@@ -1,0 +1,214 @@
+"""Flows as Docker containers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aiodocker.exceptions import DockerError
+
+from flow_manager.contract.models import ResourceUsage
+from flow_manager.errors import ContainerNotFound
+from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
+from flow_manager.runtimes.docker import stats
+from flow_manager.runtimes.docker.client import Answer, EngineClient, engine_url
+from flow_manager.runtimes.docker.containers import READ_SECONDS, Containers, Handle
+from flow_manager.runtimes.docker.create import Creator
+from flow_manager.runtimes.docker.ending import Ending
+from flow_manager.runtimes.docker.errors import KIND, Subject, translated
+from flow_manager.runtimes.docker.events import Feed
+from flow_manager.runtimes.docker.logs import MAX_BYTES, lines_of
+from flow_manager.runtimes.docker.networks import Networks
+from flow_manager.runtimes.docker.observe import dig, text
+from flow_manager.runtimes.docker.remove import Remover
+from flow_manager.runtimes.docker.retry import repeat
+from flow_manager.runtimes.docker.spec import container_body
+from flow_manager.runtimes.docker.start import Starter
+from flow_manager.settings.models import LimitSettings, RuntimeSettings
+
+CAPABILITIES = Capabilities(networks=True, limits=True, tty=True, images=True, volumes=True)
+
+
+class DockerProvider:
+    """The runtime `docker`. Keeps no state that the engine does not have: another one on the same engine sees the same.
+
+    A flow is found by the labels `flow-manager.id` and `flow-manager.instance`; nothing else on the engine is touched.
+    """
+
+    kind = KIND
+    capabilities = CAPABILITIES
+
+    def __init__(
+        self,
+        name: str,
+        settings: RuntimeSettings,
+        *,
+        instance: str,
+        limits: LimitSettings,
+        sockets_dir: Path,
+        state_dir: Path,
+    ) -> None:
+        self.name = name
+        self._settings = settings
+        self._timeout = limits.operation_timeout
+        self._sockets_dir, self._state_dir = sockets_dir, state_dir
+        self.client = EngineClient(engine_url(settings.url, os.environ))
+        self._containers = Containers(self.client, instance)
+        self._networks = Networks(self._containers)
+        self._ending = Ending(self._containers, timeout=self._timeout)
+        self._creator = Creator(
+            self.client, self._containers, self._networks, timeout=self._timeout, pull_stall=limits.pull_stall
+        )
+        self._starter = Starter(
+            self._containers, self._networks, self._ending, self._creator.suspects, timeout=self._timeout
+        )
+        self._remover = Remover(self._containers, timeout=self._timeout)
+        self._cpu: dict[str, stats.CpuReading] = {}
+        self._closed = asyncio.Event()
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connections are made when they are needed, so an engine that is away does not matter here."""
+        await self.client.open()
+
+    async def close(self) -> None:
+        """Containers and their networks stay; watchers end. May be called twice."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        await self._creator.close()
+        await self._networks.close()
+        await self.client.close()
+
+    async def ping(self, timeout: float = 5.0) -> None:
+        """A list and an inspect: with its containerd gone the engine answers `_ping` and lists at once, and hangs on this.
+
+        :raises RuntimeUnavailable:
+        """
+        with translated():
+            async with asyncio.timeout(timeout):
+                listed = await self.client.call(
+                    "GET", "containers/json", params={"limit": "1", "all": "1"}, timeout=timeout
+                )
+                for entry in listed.data[:1]:
+                    try:
+                        await self.client.call("GET", f"containers/{text(dig(entry, 'Id'))}/json", timeout=timeout)
+                    except DockerError as exc:
+                        if exc.status != 404:  # it was removed in between
+                            raise
+
+    # --- verbs --------------------------------------------------------------------------------------------------------
+
+    async def create(self, spec: FlowSpec, progress: Progress | None = None) -> Observation:
+        try:
+            return await self._creator.create(
+                spec, partial(self._body, spec), progress, own_network=self._settings.network
+            )
+        except BaseException:
+            self._networks.sweep_soon()
+            raise
+
+    def _body(self, spec: FlowSpec, network: str | None, attempt: str) -> dict[str, Any]:
+        return container_body(
+            spec,
+            network=network,
+            attempt=attempt,
+            sockets_dir=self._sockets_dir,
+            state_dir=self._state_dir,
+            sockets_host_dir=self._settings.sockets_host_dir,
+            state_host_dir=self._settings.state_host_dir,
+        )
+
+    async def start(self, id: str) -> Observation:
+        return await self._containers.with_handle(id, self._starter.start)
+
+    async def stop(self, id: str, *, signal: str | None = None, timeout: float = 10.0) -> Observation:
+        return await self._containers.with_handle(id, partial(self._stop, signal=signal, grace=timeout))
+
+    async def _stop(self, handle: Handle, signal: str | None, grace: float) -> Observation:
+        return await self._ending.stop(handle, signal, grace)
+
+    async def kill(self, id: str, signal: str = "SIGKILL") -> Observation:
+        return await self._containers.with_handle(id, partial(self._ending.kill, signal=signal))
+
+    async def pause(self, id: str) -> Observation:
+        return await self._containers.with_handle(id, self._pause)
+
+    async def _pause(self, handle: Handle) -> Observation:
+        with translated(Subject(handle.flow_id, operation="pause")):
+            try:
+                await self.client.call("POST", f"containers/{handle.runtime_id}/pause", timeout=self._timeout)
+            except DockerError as exc:
+                if "already paused" not in exc.message:
+                    raise
+        return await self._containers.inspect(handle.flow_id)
+
+    async def unpause(self, id: str) -> Observation:
+        return await self._containers.with_handle(id, self._ending.unpause)
+
+    async def remove(self, id: str, *, force: bool = False) -> None:
+        try:
+            handle = await self._containers.find(id)
+        except ContainerNotFound:
+            return
+        await self._remover.remove(handle, force=force)
+        self._cpu.pop(handle.runtime_id, None)
+        self._creator.suspects.pop(handle.runtime_id, None)
+        self._networks.sweep_soon()
+
+    # --- reads --------------------------------------------------------------------------------------------------------
+
+    async def inspect(self, id: str) -> Observation:
+        return await self._containers.inspect(id)
+
+    async def logs(self, id: str, *, tail: int = 100) -> list[str]:
+        """At most 4 MiB of them."""
+        if tail <= 0:
+            await self._containers.inspect(id)
+            return []
+        return await self._containers.with_handle(id, partial(self._logs, tail=tail))
+
+    async def _logs(self, handle: Handle, tail: int) -> list[str]:
+        params = {"stdout": "1", "stderr": "1", "tail": str(tail)}
+        raw = bytearray()
+        with translated(Subject(handle.flow_id)):
+            async with (
+                asyncio.timeout(READ_SECONDS),
+                self.client.stream("GET", f"containers/{handle.runtime_id}/logs", params=params) as response,
+            ):
+                while (chunk := await response.content.readany()) and len(raw) < MAX_BYTES:
+                    raw += chunk
+        return lines_of(bytes(raw), tty=handle.tty)[-tail:]
+
+    async def stats(self, id: str) -> ResourceUsage:
+        return await self._containers.with_handle(id, self._stats)
+
+    async def _stats(self, handle: Handle) -> ResourceUsage:
+        params = {"stream": "0", "one-shot": "1"}
+
+        async def once() -> Answer:
+            path = f"containers/{handle.runtime_id}/stats"
+            return await self.client.call("GET", path, params=params, timeout=READ_SECONDS)
+
+        with translated(Subject(handle.flow_id)):
+            try:
+                data = (await repeat(once, within=READ_SECONDS)).data
+            except DockerError as exc:
+                if exc.status in (404, 409) and "not running" in exc.message:
+                    return stats.NOTHING
+                raise
+        used = stats.usage(data, self._cpu.get(handle.runtime_id))
+        if (reading := stats.cpu_reading(data)) is not None:
+            self._cpu[handle.runtime_id] = reading
+        return used
+
+    async def list(self) -> list[Observation]:
+        return await self._containers.all()
+
+    def watch(self) -> AsyncIterator[RuntimeEvent]:
+        return Feed(self.client, self._containers, self._ending, self.ping, self._closed).events()
