@@ -1,0 +1,369 @@
+"""Engine.IO, one level below Socket.IO (protocol revision 4: https://socket.io/docs/v4/engine-io-protocol/).
+
+engineio keeps the HTTP side: request checks, cross-origin headers, long-polling, session table. What this module replaces
+is what each connection costs and how it can be hurt; each point is a measured fault of engineio 4.15 on aiohttp:
+
+- three tasks and two timers for every packet in and out: here the WebSocket is read in a plain loop and written directly;
+- no deadline for CONNECT, no cap on connections that never send it;
+- a body of a POST is read in one `read`, which gives only what has already come: larger payloads are cut in the middle;
+- a POST of more than 16 packets is thrown away whole, and answered `OK`;
+- permessage-deflate, which browsers offer, costs 122 KB for every idle connection;
+- an upgrade that is begun and never finished, and a malformed packet, leave a trace in the log and a half-open session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import engineio
+from aiohttp import WSMsgType, web
+from engineio import async_socket, exceptions, packet
+
+from flow_manager.contract.replies import failure
+from flow_manager.errors import RateLimited
+from flow_manager.gateway.slow_clients import DIRECT_BOUND, Outbox
+from flow_manager.util import strict_json
+
+PING_INTERVAL = 25.0
+PING_TIMEOUT = 20.0
+# What engine and transport take in one message; past it the connection is closed (a refusal, `payload_too_large`, comes far earlier).
+MAX_MESSAGE = 4 * 1024 * 1024
+# Packets in one long-polling POST: more than any client buffers, and few enough to be handled in one go.
+MAX_PACKETS_IN_POST = 4096
+# Seconds that a client may take to send the body of a POST, and each step of an upgrade.
+BODY_TIMEOUT = 20.0
+UPGRADE_TIMEOUT = 10.0
+# Seconds that a client may take to answer our closing frame, before its transport is aborted.
+CLOSE_TIMEOUT = 1.0
+# Events of one client handled in a row before the others get their turn: some 2 ms.
+FAIR_SHARE = 64
+RETRY_AFTER = 5
+SEPARATOR = b"\x1e"
+
+_CLOSE, _PONG, _MESSAGE, _UPGRADE = b"1345"
+_EVENT = ord("2")
+
+
+class Receiver(Protocol):
+    """Who takes what comes in."""
+
+    def on_event(self, socket: EngineSocket, raw: bytes) -> None:
+        """A Socket.IO EVENT packet; synchronous, quick, never raises."""
+        ...
+
+    async def on_packet(self, socket: EngineSocket, raw: bytes) -> None:
+        """Any other Socket.IO packet; never raises."""
+        ...
+
+    def on_malformed(self, socket: EngineSocket, reason: str) -> None:
+        """Something that is no Engine.IO packet, or binary data that nobody asked for; never raises."""
+        ...
+
+    def on_cut(self, socket: EngineSocket) -> None:
+        """A slow client was cut off; never raises."""
+        ...
+
+
+class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
+    """One Engine.IO session. `client` is set while Socket.IO's namespace is connected."""
+
+    connected: bool
+    upgrading: bool
+    upgraded: bool
+    closing: bool
+    closed: bool
+
+    def __init__(self, server: EngineServer, sid: str, request: web.Request) -> None:
+        super().__init__(server, sid)
+        self.request = request
+        self.client: Any = None
+        self._loop = asyncio.get_running_loop()
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._websocket: web.WebSocketResponse | None = None
+        self.queue.on_overflow = self._overflow
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end (engineio's `REMOTE_ADDR` is always 127.0.0.1)."""
+        return self.request.remote or "unknown"
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    async def send(self, pkt: Any) -> None:
+        self.queue.put_nowait(pkt)
+
+    def _overflow(self) -> None:
+        self.server.receiver.on_cut(self)
+        self.cut(self.server.reason.TRANSPORT_ERROR)
+
+    def cut(self, reason: str) -> None:
+        """End the connection now, whatever still waits: the memory of a stalled client is free at once."""
+        self.queue.discard()
+        self._abort_transport()
+        if not self.closing:
+            self.server.spawn(self.close(abort=True, reason=reason))
+
+    def _abort_transport(self) -> None:
+        transport = self.request.transport
+        if self.upgraded and transport is not None:
+            transport.abort()
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def expect_connect(self, seconds: float) -> None:
+        """Close unless CONNECT succeeds in time: 300 sessions that never sent it stayed open for more than 100 s."""
+        self.connect_done()
+        self._deadline = self._loop.call_later(seconds, self._overdue, self.server.reason.SERVER_DISCONNECT)
+
+    def connect_done(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def schedule_ping(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        if not self.closing:
+            self._heartbeat = self._loop.call_later(self.server.ping_interval, self._ping)
+
+    def _ping(self) -> None:
+        self.queue.put_nowait(packet.Packet(packet.PING))
+        self._heartbeat = self._loop.call_later(
+            self.server.ping_timeout, self._overdue, self.server.reason.PING_TIMEOUT
+        )
+
+    def _overdue(self, reason: str) -> None:
+        self.cut(reason)
+
+    async def check_ping_timeout(self) -> bool:
+        return not self.closed
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    async def take(self, raw: bytes) -> None:
+        """One Engine.IO packet. Never raises for what a client can send."""
+        kind = raw[0] if raw else 0
+        if kind == _MESSAGE:
+            if len(raw) > 1 and raw[1] == _EVENT:
+                self.server.receiver.on_event(self, raw[1:])
+            else:
+                await self.server.receiver.on_packet(self, raw[1:])
+        elif kind == _PONG:
+            self.schedule_ping()
+        elif kind == _CLOSE:
+            await self.close(abort=True, reason=self.server.reason.CLIENT_DISCONNECT)
+        elif kind == _UPGRADE:
+            self.queue.put_nowait(packet.Packet(packet.NOOP))
+        else:
+            self.server.receiver.on_malformed(self, "not an Engine.IO packet")
+
+    async def handle_get_request(self, environ: dict[str, Any]) -> Any:
+        if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            return await self._upgrade_websocket(environ)
+        return await super().handle_get_request(environ)
+
+    async def handle_post_request(self, environ: dict[str, Any]) -> None:
+        request: web.Request = environ["aiohttp.request"]
+        length = request.content_length
+        if length is None or length > self.server.max_http_buffer_size:
+            raise exceptions.ContentTooLongError()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                body = await request.content.readexactly(length)
+        except (TimeoutError, asyncio.IncompleteReadError):
+            raise exceptions.SocketIsClosedError() from None
+        if body.count(SEPARATOR) >= MAX_PACKETS_IN_POST:
+            raise exceptions.ContentTooLongError()
+        for done, raw in enumerate(body.split(SEPARATOR)):
+            if self.closed:
+                return
+            if done % FAIR_SHARE == FAIR_SHARE - 1:
+                await asyncio.sleep(0)
+            await self.take(raw)
+
+    async def _upgrade_websocket(self, environ: dict[str, Any]) -> Any:
+        if self.upgraded or self.upgrading:
+            return self.server.bad_request("already upgraded")
+        request: web.Request = environ["aiohttp.request"]
+        websocket = web.WebSocketResponse(
+            max_msg_size=self.server.max_http_buffer_size,
+            compress=False,
+            decode_text=False,
+            timeout=CLOSE_TIMEOUT,
+            writer_limit=DIRECT_BOUND,
+        )
+        await websocket.prepare(request)
+        if self.connected and not await self._probe(websocket):
+            await websocket.close()
+            return websocket
+        transport = request.transport
+        if transport is None or self.closed:
+            return websocket
+        self.request, self._websocket = request, websocket
+        self.connected = self.upgraded = True
+        self.queue.attach(websocket, transport)
+        try:
+            await self._read(websocket)
+        finally:
+            await self.close(abort=True, reason=self.server.reason.TRANSPORT_CLOSE)
+        return websocket
+
+    async def _probe(self, websocket: web.WebSocketResponse) -> bool:
+        """The handshake of an upgrade from long-polling: probe, our answer, upgrade."""
+        self.upgrading = True
+        try:
+            async with asyncio.timeout(UPGRADE_TIMEOUT):
+                if (await websocket.receive()).data != b"2probe":
+                    return False
+                await websocket.send_str("3probe")
+                self.queue.put_nowait(packet.Packet(packet.NOOP))  # ends the poll that waits
+                return bool((await websocket.receive()).data == b"5")
+        except (TimeoutError, ConnectionError):
+            return False
+        finally:
+            self.upgrading = False
+
+    async def _read(self, websocket: web.WebSocketResponse) -> None:
+        in_a_row = 0
+        while not self.closed:
+            message = await websocket.receive()
+            if message.type is WSMsgType.TEXT:
+                await self.take(message.data)
+            elif message.type is WSMsgType.BINARY:
+                # An attachment of a packet whose header was refused already.
+                continue
+            else:
+                return
+            in_a_row += 1
+            if in_a_row >= FAIR_SHARE:
+                in_a_row = 0
+                await asyncio.sleep(0)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
+        """End the session. `abort`: the other side is gone or is to be gone, nothing is said. Never waits for the client."""
+        if self.closed or self.closing:
+            return
+        self.closing = True
+        self.connect_done()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        server = self.server
+        try:
+            await server._trigger_event(
+                "disconnect", self.sid, reason or server.reason.SERVER_DISCONNECT, run_async=False
+            )
+        finally:
+            server.forget(self)
+            if abort:
+                self.queue.discard()
+            else:
+                self.queue.put_nowait(packet.Packet(packet.CLOSE))
+            self.closed = True
+            if self._websocket is not None and not self._websocket.closed:
+                if abort:
+                    self._abort_transport()
+                else:
+                    server.spawn(self._close_websocket(self._websocket))
+
+    async def _close_websocket(self, websocket: web.WebSocketResponse) -> None:
+        """Say goodbye; who doesn't answer in time, or doesn't even read, is cut off."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await websocket.close(drain=False)
+        except (TimeoutError, ConnectionError):
+            pass
+        finally:
+            self.queue.discard()
+            self._abort_transport()
+
+
+class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
+    """The session table and its doors. `receiver`, the limits and `admit` are set by the gateway before the first request."""
+
+    receiver: Receiver
+    client_buffer: int
+    connect_deadline: float
+    max_clients: int
+    max_unauthenticated: int
+    count_authenticated: Callable[[], int]
+    accepting: bool = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def create_queue(self, *args: Any, **kwargs: Any) -> Outbox:
+        return Outbox(self.client_buffer)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run beside; kept until done, so that it is neither lost nor left."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settled(self) -> None:
+        """Wait until nothing runs beside."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def forget(self, socket: EngineSocket) -> None:
+        self.sockets.pop(socket.sid, None)
+
+    def bad_request(self, reason: str) -> web.Response:
+        return web.json_response({"code": 3, "message": reason}, status=400)
+
+    async def handle_request(self, request: web.Request) -> web.StreamResponse:
+        if "j" in request.query:
+            # JSONP is a way around the same-origin rule for browsers of 2010.
+            return self.bad_request("JSONP is not supported")
+        response: web.StreamResponse = await super().handle_request(request)
+        return response
+
+    async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
+        refusal = self._refusal()
+        if refusal is not None:
+            return refusal
+        sid = self.generate_id()
+        socket = self.sockets[sid] = EngineSocket(self, sid, environ["aiohttp.request"])
+        socket.expect_connect(self.connect_deadline)
+        handshake = {
+            "sid": sid,
+            "upgrades": self._upgrades(sid, transport),
+            "pingTimeout": int(self.ping_timeout * 1000),
+            "pingInterval": int(self.ping_interval * 1000),
+            "maxPayload": self.max_http_buffer_size,
+        }
+        await socket.send(packet.Packet(packet.OPEN, handshake))
+        await self._trigger_event("connect", sid, environ, run_async=False)
+        socket.schedule_ping()
+        if transport == "websocket":
+            try:
+                return await socket.handle_get_request(environ)
+            finally:
+                # Also when the handshake itself was refused: nothing may stay in the table.
+                await socket.close(abort=True, reason=self.reason.TRANSPORT_CLOSE)
+        socket.connected = True
+        return self._ok(await socket.poll())
+
+    def _refusal(self) -> web.Response | None:
+        authenticated = self.count_authenticated()
+        if not self.accepting:
+            reason = "the service is shutting down"
+        elif len(self.sockets) >= self.max_clients + self.max_unauthenticated or authenticated >= self.max_clients:
+            reason = "too many clients"
+        elif len(self.sockets) - authenticated >= self.max_unauthenticated:
+            reason = "too many connections that have not authenticated yet"
+        else:
+            return None
+        error = RateLimited(reason, retry_after=RETRY_AFTER)
+        return web.Response(
+            status=503,
+            body=strict_json.dumps_bytes(failure(error)),
+            content_type="application/json",
+            headers={"Retry-After": str(RETRY_AFTER)},
+        )

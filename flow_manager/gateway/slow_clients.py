@@ -1,0 +1,181 @@
+"""What waits for one client, bounded in bytes.
+
+engineio's own queue has no bound: 1,500 events of 100 KB to a stalled client took 140 MB, and 29 MB were still held 20 s
+after its ping timeout. It also costs a task, two queue operations and a timer for each packet and client.
+
+This one stands in the same place (`queue` of the Engine.IO socket), so that whatever anybody sends goes through it, in order:
+
+- while a WebSocket is attached and reads, a frame is written to its transport at once: no task, no queue;
+- when the transport has `DIRECT_BOUND` bytes pending, frames wait here, and one task hands them on as the client reads;
+- frames with the same key (a flow's status) replace each other while they wait;
+- past the bound the client is cut off: what waits is dropped, `on_overflow` ends the connection. It resumes by cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from flow_manager.gateway.frames import Frame, websocket_text
+
+# What may be pending in a transport before frames wait here: the high-water mark at which asyncio says "stop writing".
+DIRECT_BOUND = 64 * 1024
+# A packet that is not one of our frames (ping, open, close, connect) is small; its size is not worth encoding it twice.
+SMALL_PACKET = 256
+
+
+class _Latest:
+    """The place in the queue of frames that replace each other; the newest is sent at the place of the first."""
+
+    __slots__ = ("frame",)
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+
+class Outbox(asyncio.Queue[Any]):
+    """The queue of one Engine.IO socket. `limit`: bytes that may wait, transport included. Not thread-safe, like its base."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.on_overflow: Callable[[], None] | None = None
+        self._bytes = 0
+        self._latest: dict[str, _Latest] = {}
+        self._socket: web.WebSocketResponse | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that the client has not taken yet."""
+        return self._bytes + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def attach(self, socket: web.WebSocketResponse, transport: asyncio.WriteTransport) -> None:
+        """From now on write to this WebSocket, what already waits first.
+
+        Whole frames may be put on the transport beside aiohttp's own only because it writes each frame in one go, without
+        giving way in between; with compression it would not, so that is refused.
+        """
+        if socket.compress:
+            raise ValueError("frames can't be written directly beside compressed ones")
+        self._socket, self._transport = socket, transport
+        self._hand_on()
+
+    def put_nowait(self, item: Any) -> None:
+        """Send: at once where the client reads, else when it does. Never blocks, never raises."""
+        if self._closed:
+            return
+        transport = self._transport
+        if (
+            transport is not None
+            and self._pump is None
+            and item is not None
+            and transport.get_write_buffer_size() <= DIRECT_BOUND
+        ):
+            self._write(transport, item)
+            return
+        self._hold(item)
+        if transport is not None:
+            self._hand_on()
+
+    def send_all(self, frames: list[Frame], wire: bytes) -> None:
+        """Several frames at once; `wire` is all of them, joined once for every client."""
+        transport = self._transport
+        if (
+            transport is not None
+            and self._pump is None
+            and not self._closed
+            and transport.get_write_buffer_size() <= DIRECT_BOUND
+        ):
+            if not transport.is_closing():
+                transport.write(wire)
+            return
+        for frame in frames:
+            self.put_nowait(frame)
+
+    def discard(self) -> None:
+        """Drop what waits and take nothing more; who waits in `get` is let go with a None. Its memory is free at once."""
+        self._closed = True
+        while not self.empty():
+            self._drop()
+        if self._pump is not None:
+            self._pump.cancel()
+        self._transport = self._socket = None
+        super().put_nowait(None)
+
+    # --- the three hooks of asyncio.Queue --------------------------------------------------------------------------
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        self._bytes += _size(item)
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._bytes -= _size(item)
+        if type(item) is _Latest:
+            self._latest.pop(item.frame.key or "", None)
+            return item.frame
+        return item
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _hold(self, item: Any) -> None:
+        key = item.key if type(item) is Frame else None
+        if key is not None:
+            place = self._latest.get(key)
+            if place is not None:
+                self._bytes += _size(item) - _size(place)
+                place.frame = item
+                return
+            item = self._latest[key] = _Latest(item)
+        super().put_nowait(item)
+        if self.pending_bytes > self.limit and self.on_overflow is not None:
+            self.on_overflow()
+
+    def _hand_on(self) -> None:
+        if self._pump is None and not self.empty():
+            self._pump = asyncio.get_running_loop().create_task(self._pump_out())
+
+    async def _pump_out(self) -> None:
+        """Hand on what waits, as fast as the client reads. Ends when nothing waits."""
+        try:
+            while not self.empty() and self._socket is not None:
+                item = self.get_nowait()
+                self.task_done()
+                if item is None:
+                    continue
+                # aiohttp waits here while the transport is full.
+                await self._socket.send_frame(_payload(item), WSMsgType.TEXT)
+        except (ConnectionError, RuntimeError):
+            pass  # the connection ended meanwhile; its reader notices, too, and cleans up
+        finally:
+            self._pump = None
+
+    def _write(self, transport: asyncio.WriteTransport, item: Any) -> None:
+        if not transport.is_closing():
+            transport.write(item.wire if type(item) is Frame else websocket_text(_payload(item)))
+
+    def _drop(self) -> None:
+        self.get_nowait()
+        self.task_done()
+
+
+def _payload(item: Any) -> bytes:
+    return item.payload if type(item) is Frame else str(item.encode()).encode()
+
+
+def _size(item: Any) -> int:
+    if type(item) is Frame:
+        return len(item.payload)
+    if type(item) is _Latest:
+        return len(item.frame.payload)
+    return SMALL_PACKET
