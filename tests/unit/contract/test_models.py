@@ -32,66 +32,68 @@ def test_defaults_are_those_of_the_contract() -> None:
 
 
 def test_the_wire_names_of_the_models_are_those_of_the_contract() -> None:
-    assert set(ContainerInfo.model_fields) == set(
-        [
-            "id",
-            "name",
-            "runtime",
-            "runtime_id",
-            "status",
-            "image",
-            "created",
-            "socket_path",
-            "ports",
-            "addresses",
-            "hosts",
-            "environment",
-            "labels",
-            "adopted",
-            "desired",
-            "idle",
-        ]
-    )
-    assert set(ContainerStatus.model_fields) == set(
-        [
-            "id",
-            "name",
-            "state",
-            "health",
-            "flow_state",
-            "desired",
-            "uptime",
-            "socket_connected",
-            "last_communication",
-            "resource_usage",
-            "exit_code",
-            "error",
-            "stale",
-        ]
-    )
-    assert set(Activity.model_fields) == set(
-        ["cursor", "stream", "type", "container_id", "name", "actor", "message", "details", "timestamp"]
-    )
-    assert set(ContainerConfig.model_fields) == set(
-        [
-            "image",
-            "name",
-            "environment",
-            "volumes",
-            "ports",
-            "command",
-            "working_dir",
-            "tty",
-            "runtime",
-            "labels",
-            "networks",
-            "resources",
-            "hosts",
-            "port",
-            "idle",
-            "code_path",
-        ]
-    )
+    assert set(ContainerInfo.model_fields) == {
+        "id",
+        "name",
+        "runtime",
+        "runtime_id",
+        "status",
+        "image",
+        "created",
+        "socket_path",
+        "ports",
+        "addresses",
+        "hosts",
+        "environment",
+        "labels",
+        "adopted",
+        "desired",
+        "idle",
+    }
+    assert set(ContainerStatus.model_fields) == {
+        "id",
+        "name",
+        "state",
+        "health",
+        "flow_state",
+        "desired",
+        "uptime",
+        "socket_connected",
+        "last_communication",
+        "resource_usage",
+        "exit_code",
+        "error",
+        "stale",
+    }
+    assert set(Activity.model_fields) == {
+        "cursor",
+        "stream",
+        "type",
+        "container_id",
+        "name",
+        "actor",
+        "message",
+        "details",
+        "timestamp",
+    }
+    assert set(ContainerConfig.model_fields) == {
+        "image",
+        "name",
+        "environment",
+        "volumes",
+        "ports",
+        "command",
+        "working_dir",
+        "tty",
+        "runtime",
+        "labels",
+        "networks",
+        "resources",
+        "hosts",
+        "port",
+        "idle",
+        "code_path",
+    }
 
 
 @pytest.mark.parametrize(
