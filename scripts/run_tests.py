@@ -39,7 +39,7 @@ def npm_packages() -> None:
     """Install the pinned packages of tests/js unless they are there already. Loud when it can't be done."""
     folder = ROOT / "tests" / "js"
     lock, installed = folder / "package-lock.json", folder / "node_modules" / ".package-lock.json"
-    if not (folder / "package.json").exists() or os.environ.get("FLOW_MANAGER_SKIP_NPM"):
+    if not (folder / "package.json").exists() or os.environ.get("SKIP_NPM"):
         return
     if not (shutil.which("node") and shutil.which("npm")):
         print("!! No Node.js here: the JavaScript client is NOT tested. Debian: apt-get install nodejs npm", flush=True)

@@ -35,7 +35,7 @@ def run_tests(folder: Path, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [*command, "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"],
         cwd=ROOT,
-        env=clean | environment | {"FLOW_MANAGER_SKIP_NPM": "1"},
+        env=clean | environment | {"SKIP_NPM": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
