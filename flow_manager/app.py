@@ -105,7 +105,7 @@ class Service:
         store = SqlStore(folder.path / "flow-manager.db")
         await store.open()
         self._undo.append(store.close)
-        stream = ActivityStream(store.activity, settings.activity, clock, masker)
+        stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
         await stream.open()
         self._undo.append(stream.close)
         activity = UserActivityLogger(stream, clock)
@@ -138,6 +138,7 @@ class Service:
         conversation.attach(core)
         manager = ContainerManager(core)
         await manager.open()
+        self._undo.append(lambda: manager.close(settings.shutdown_timeout * DRAIN_SHARE))
 
         def describe(principal: Principal) -> dict[str, Any]:
             return self._hello(principal, stream.stream)
@@ -157,13 +158,10 @@ class Service:
         gateway.attach(app)
         await gateway.open()
 
-        async def end() -> None:
-            manager.refuse_new()
-            await manager.close(settings.shutdown_timeout * DRAIN_SHARE)
-            await gateway.close()
-
-        self._undo.append(end)
         await self._listen(app)
+        # Run first at the end, in this order: nothing new begins, what is under way ends, clients are told, the door closes.
+        self._undo.append(gateway.close)
+        self._undo.append(lambda: manager.close(settings.shutdown_timeout * DRAIN_SHARE))
         tune_gc()
         self._summarise()
 
@@ -218,8 +216,7 @@ class Service:
                 f"port: {self.settings.host}:{self.settings.port} can't be listened on ({error.strerror}); "
                 "give another with --port, or 0 for any free one"
             ) from None
-        # Before the gateway's end, so that it runs after it: clients are told first, then the door closes.
-        self._undo.insert(len(self._undo) - 1, runner.cleanup)
+        self._undo.append(runner.cleanup)
         server = site._server
         sockets: list[socket.socket] = list(getattr(server, "sockets", []))
         self.port = sockets[0].getsockname()[1]

@@ -80,6 +80,14 @@ class SocketCommunicationHandler:
     def socket_path(self, flow_id: str) -> Path:
         return self.folder(flow_id) / f"{flow_id}.sock"
 
+    async def prepare_folder(self, flow_id: str) -> Path:
+        """Make the flow's folder, so that it can be mounted, without listening yet.
+
+        :raises SystemFailure: it can't be made. DiskFull where that is why.
+        """
+        with folders.flow_folder(self._opened()[0], flow_id):
+            return self.folder(flow_id)
+
     async def setup_socket(self, flow_id: str) -> Path:
         """Listen for this flow; a socket that a former manager left is replaced. Does nothing where all is in place.
 

@@ -107,7 +107,7 @@ class Core:
         before = self._told.get(entry.id)
         self._told[entry.id] = essence
         if before is not None and before[0] != status.state:
-            self.log.log_state_change(entry.id, before[0], status.state)
+            self.log.log_state_change(entry.id, before=before[0], after=status.state)
         for listener in self.status_listeners:
             listener(entry.record.tenant, status)
 
@@ -124,7 +124,7 @@ class Core:
         try:
             await asyncio.wait_for(asyncio.shield(storing), NOTE_TIMEOUT)
         except (TimeoutError, FlowManagerError) as error:
-            self.log.log_debug("an activity entry is not stored yet: {reason}", reason=str(error))
+            self.log.log_debug("an activity entry is not stored yet", reason=str(error))
 
     async def record(self, entry: FlowEntry, **changes: Any) -> None:
         """Change the flow's record, in the store first."""
@@ -136,22 +136,15 @@ class Core:
     def forget(self, entry: FlowEntry) -> None:
         self.table.discard(entry)
         self._told.pop(entry.id, None)
-        secrets, entry.secrets = entry.secrets, ()
-        # Kept a while: the lines that tell of the end may still hold them.
-        asyncio.get_running_loop().call_later(SECRETS_LINGER, self._release, secrets)
-
-    def _release(self, secrets: tuple[str, ...]) -> None:
-        for secret in secrets:
-            self.masker.remove_secret(secret)
+        # Masked a while longer: the lines that tell of the end may still hold its secrets.
+        asyncio.get_running_loop().call_later(
+            SECRETS_LINGER, self.masker.remove_environment, dict(entry.config.environment)
+        )
 
     def keep_secrets(self, entry: FlowEntry, config: ContainerConfig) -> None:
         """Mask what looks secret in this flow's environment, from now on and wherever its values turn up."""
-        masked = self.masker.mask_environment(config.environment)
-        secrets = tuple(value for name, value in config.environment.items() if masked.get(name) != value and value)
-        for secret in secrets:
-            self.masker.add_secret(secret)
-        entry.secrets = secrets
-        entry.masked_environment = masked
+        self.masker.add_environment(config.environment)
+        entry.masked_environment = self.masker.mask_environment(config.environment)
 
     # --- operations ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +190,7 @@ class Core:
                     actor=principal.name,
                     duration=self.clock.monotonic() - started,
                     outcome=outcome,
-                    error=error.message if error else None,
+                    error=error,
                 )
                 if self.table.get(entry.id) is entry:
                     self.tell(entry)

@@ -12,7 +12,7 @@ from flow_manager.containers.start import start_now
 from flow_manager.contract.models import ContainerConfig, ContainerInfo
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import CreateContainer
-from flow_manager.errors import FlowManagerError, NameConflict, NoSpace, QuotaExceeded
+from flow_manager.errors import FlowManagerError, NameConflict, QuotaExceeded
 from flow_manager.runtimes.base import Runtime
 from flow_manager.store.base import FlowRecord
 from flow_manager.util.ids import new_flow_id
@@ -117,10 +117,7 @@ async def _steps(core: Core, entry: FlowEntry, principal: Principal, *, start: b
     await core.store.save(entry.record)
     if source is not None:
         await core.code.put(entry.id, source)
-    try:
-        await core.channel.prepare_folder(entry.id)
-    except OSError as error:
-        raise NoSpace(f"the flow's folder could not be made: {error.strerror}", kind=entry.runtime.kind) from None
+    await core.channel.prepare_folder(entry.id)
 
     def progress(text: str) -> None:
         core.activity.log_image_pulling(entry.ref, principal.name, text)
@@ -148,7 +145,7 @@ async def undo(core: Core, entry: FlowEntry) -> None:
         await core.store.delete(entry.id)
     except (FlowManagerError, OSError) as error:
         core.log.log_debug(
-            "what a failed create left of {container} goes at the next start: {reason}",
+            "what a failed create left goes at the next start",
             container=entry.id,
             reason=str(error),
         )

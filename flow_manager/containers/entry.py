@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from flow_manager.activity.log import FlowRef
 from flow_manager.contract.models import ContainerConfig
@@ -30,10 +29,8 @@ class FlowEntry:
     operation: str | None = None
     seen_during_operation: bool = False
     problem: str | None = None
-    secrets: tuple[str, ...] = ()
     masked_environment: Mapping[str, str] = field(default_factory=dict)
     visible: bool = True
-    last_communication: datetime | None = None
 
     @property
     def id(self) -> str:

@@ -11,8 +11,10 @@ from contextlib import aclosing
 
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
+from flow_manager.contract.principal import DEFAULT_TENANT
 from flow_manager.errors import ContainerNotFound, FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime, RuntimeEvent
+from flow_manager.util.ids import new_short_id
 
 # A runtime whose event stream fails although it promised to reconnect by itself is asked again after this many seconds.
 WATCH_RETRY = 1.0
@@ -64,9 +66,7 @@ class Reconciler:
         except ContainerNotFound:
             await self._take_in(entry, None)
         except FlowManagerError as error:
-            self._core.log.log_debug(
-                "{container} could not be inspected: {reason}", container=entry.id, reason=error.message
-            )
+            self._core.log.log_debug("a flow could not be inspected", container=entry.id, reason=error.message)
         else:
             await self._take_in(entry, observation)
 
@@ -80,7 +80,7 @@ class Reconciler:
                 raise
             except Exception as error:
                 # One odd event must never end the following of a runtime.
-                self._core.log.log_error(None, error, operation="watch", container=None)
+                self._core.log.log_error(new_short_id("err"), error, operation="watch")
             await asyncio.sleep(WATCH_RETRY)
 
     async def _on_event(self, runtime: Runtime, event: RuntimeEvent) -> None:
@@ -106,12 +106,18 @@ class Reconciler:
                 self._core.tell(entry)
         if runtime.name not in self._away:
             self._away.add(runtime.name)
-            self._core.activity.log_runtime_unavailable(runtime.name, reason)
+            for tenant in self._tenants(runtime):
+                self._core.activity.log_runtime_unavailable(runtime.name, reason or "no answer", tenant=tenant)
 
     def _came_back(self, runtime: Runtime) -> None:
         if runtime.name in self._away:
             self._away.discard(runtime.name)
-            self._core.activity.log_runtime_available(runtime.name)
+            for tenant in self._tenants(runtime):
+                self._core.activity.log_runtime_available(runtime.name, tenant=tenant)
+
+    def _tenants(self, runtime: Runtime) -> set[str]:
+        """Everybody who has a flow there is told, and the default tenant."""
+        return {DEFAULT_TENANT, *(entry.record.tenant for entry in self._core.table if entry.runtime is runtime)}
 
     async def _resync(self, runtime: Runtime) -> None:
         try:
@@ -149,7 +155,7 @@ class Reconciler:
             entry.stale = False
             entry.problem = "its container is gone from the runtime"
             if not was_lost:
-                core.activity.log_container_lost(entry.ref, ACTOR)
+                core.activity.log_container_lost(entry.ref)
                 await core.channel.cleanup_socket(entry.id)
         else:
             core.observe(entry, observation)
@@ -165,7 +171,7 @@ class Reconciler:
         if now.state in ("exited", "stopped", "dead"):
             if before.running or before.started_at != now.started_at:
                 core.activity.log_container_died(
-                    entry.ref, ACTOR, exit_code=now.exit_code, cause="oom" if now.oom_killed else None
+                    entry.ref, exit_code=now.exit_code, cause="oom" if now.oom_killed else None
                 )
                 await core.channel.cleanup_socket(entry.id)
         elif now.state == "paused":

@@ -11,6 +11,7 @@ from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.models import ContainerConfig
 from flow_manager.errors import FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime
+from flow_manager.util.ids import new_short_id
 
 
 async def recover(core: Core) -> None:
@@ -19,8 +20,9 @@ async def recover(core: Core) -> None:
     for record in await core.store.all():
         runtime = core.runtimes.get(record.runtime)
         if runtime is None:
-            core.log.log_debug(
-                "flow {container} belongs to runtime {runtime}, which isn't configured: left alone",
+            core.log.log_notice(
+                "a flow's runtime isn't configured: left alone",
+                warning=True,
                 container=record.id,
                 runtime=record.runtime,
             )
@@ -28,7 +30,7 @@ async def recover(core: Core) -> None:
         try:
             config = ContainerConfig.model_validate(record.config)
         except ValidationError as error:
-            core.log.log_error(None, error, operation="recover", container=record.id)
+            core.log.log_error(new_short_id("err"), error, operation="recover", container=record.id)
             continue
         entry = FlowEntry(record, config, runtime, stale=True, visible=record.phase == "created")
         core.keep_secrets(entry, config)
@@ -60,7 +62,7 @@ async def _finish_delete(core: Core, entry: FlowEntry) -> None:
         await entry.runtime.remove(entry.id, force=True)
     except FlowManagerError as error:
         # Stays out of sight, and is tried again at the next start.
-        core.log.log_debug("{container} can't be removed yet: {reason}", container=entry.id, reason=error.message)
+        core.log.log_debug("a flow can't be removed yet", container=entry.id, reason=error.message)
         return
     await leave_nothing(core, entry)
     core.activity.log_container_deleted(entry.ref, "manager")
@@ -70,13 +72,13 @@ async def _adopt(core: Core, entry: FlowEntry, found: Observation | None) -> Non
     if found is None:
         entry.lost, entry.stale = True, False
         entry.problem = "its container is gone from the runtime"
-        core.activity.log_container_lost(entry.ref, "manager")
+        core.activity.log_container_lost(entry.ref)
         return
     core.observe(entry, found)
     try:
         core.observe(entry, await entry.runtime.inspect(entry.id))
     except FlowManagerError as error:
-        core.log.log_debug("{container} could not be inspected: {reason}", container=entry.id, reason=error.message)
+        core.log.log_debug("a flow could not be inspected", container=entry.id, reason=error.message)
     if entry.running:
         # The flow went on without us: it finds its socket made anew and connects again.
         await core.channel.setup_socket(entry.id)

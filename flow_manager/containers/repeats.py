@@ -97,7 +97,7 @@ class Repeats:
                 await self._store.prune(older_than=self._clock.now() - KEEP)
         except FlowManagerError as error:
             # What was done is done: its reply goes out even when it can't be remembered.
-            self._log.log_debug("a reply could not be kept: {reason}", reason=error.message)
+            self._log.log_debug("a reply could not be kept", reason=error.message)
 
 
 def _fingerprint(event: str, raw: dict[str, Any]) -> str:
