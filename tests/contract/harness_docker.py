@@ -83,7 +83,7 @@ class DockerHarness:
             "ends_with_zero": f"trap 'exit 0' TERM; echo ready; {FOR_EVER}",
             "prints_environment": f"env; {SLEEP}",
             "dies_soon": "sleep 0.3; exit 4",
-            "serves": f"nc -lk -p {SERVED_PORT} -e echo served & {SLEEP}",
+            "serves": f"nc -ll -p {SERVED_PORT} -e echo served & {SLEEP}",
         }
         return ("sh", "-c", scripts[behaviour])
 

@@ -53,6 +53,7 @@ class EngineClient:
         self._streams: Docker | None = None
         self._slots = asyncio.Semaphore(CONTROL_LIMIT)
         self._open_streams = 0
+        self._responses: set[aiohttp.ClientResponse] = set()
 
     async def open(self) -> None:
         # sock_read stays unlimited: asyncio.timeout around each call is the limit.
@@ -69,6 +70,9 @@ class EngineClient:
         return Docker(url=self.url, timeout=timeout)
 
     async def close(self) -> None:
+        # Closing a session does not wake whoever waits for more of an answer; closing the answer does.
+        for response in self._responses:
+            response.close()
         for docker in (self._control, self._streams):
             if docker is not None:
                 await docker.close()
@@ -115,7 +119,11 @@ class EngineClient:
         self._open_streams += 1
         try:
             async with self._query(self._streams, method, path, params, None) as response:
-                yield response
+                self._responses.add(response)
+                try:
+                    yield response
+                finally:
+                    self._responses.discard(response)
         finally:
             self._open_streams -= 1
 

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 from aiodocker.exceptions import DockerError
 
+from flow_manager.errors import FlowManagerError
 from flow_manager.runtimes.docker.client import EngineClient
 from flow_manager.runtimes.docker.errors import RAW
 from flow_manager.runtimes.docker.observe import dig, text, whole
@@ -54,7 +55,7 @@ class Executables:
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
-        self._known: dict[tuple[str, ...], bool] = {}
+        self._known: set[tuple[str, ...]] = set()
 
     async def missing(self, data: Mapping[str, Any]) -> str | None:
         """Why the command of this created container can't run, None when it can or when it can't be told."""
@@ -66,31 +67,34 @@ class Executables:
         key = (text(dig(data, "Image")), command, path, working_dir, *sorted(mounts))
         if key in self._known:
             return None
+        found: list[bool | None] = []
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                found = [
-                    await self._executable(text(data["Id"]), place) for place in candidates(command, path, working_dir)
-                ]
-        except RAW:
+                for place in candidates(command, path, working_dir):
+                    found.append(await self._executable(text(data["Id"]), place))
+                    if found[-1]:
+                        break
+        except (*RAW, FlowManagerError):
             return None
         if True in found:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            self._known[key] = True
+            self._known.add(key)
             return None
         return f"'{command}' can't be executed: permission denied" if False in found else f"'{command}' was not found"
 
     async def _executable(self, runtime_id: str, place: str) -> bool | None:
         """None: it is not there."""
+        # GET, of which only the head is read: aiodocker can't tell what a HEAD is refused for (it has no body to parse).
         try:
-            answer = await self._client.call(
-                "HEAD", f"containers/{runtime_id}/archive", params={"path": place}, timeout=LOOK_SECONDS
-            )
+            path = f"containers/{runtime_id}/archive"
+            async with self._client.stream("GET", path, params={"path": place}) as response:
+                encoded = response.headers.get(STAT_HEADER, "")
         except DockerError as exc:
             if exc.status == 404:
                 return None
             raise
-        stat = orjson.loads(base64.b64decode(answer.headers.get(STAT_HEADER, "")))
-        mode = whole(stat.get("mode")) or 0
+        stat = orjson.loads(base64.b64decode(encoded))
+        mode = whole(dig(stat, "mode")) or 0
         # A link's own mode says nothing of its target.
         return bool(mode & IS_LINK) or (not mode & IS_DIRECTORY and bool(mode & 0o111))
