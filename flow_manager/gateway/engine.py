@@ -32,6 +32,8 @@ PING_TIMEOUT = 20.0
 MAX_MESSAGE = 4 * 1024 * 1024
 # Packets in one long-polling POST: more than any client buffers, and few enough to be handled in one go.
 MAX_PACKETS_IN_POST = 4096
+# Packets in one long-polling answer: python-engineio's client drops the connection for one that holds more.
+MAX_PACKETS_IN_POLL = 16
 # Seconds that a client may take to send the body of a POST, and each step of an upgrade.
 BODY_TIMEOUT = 20.0
 UPGRADE_TIMEOUT = 10.0
@@ -164,6 +166,20 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
         if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             return await self._upgrade_websocket(environ)
         return await super().handle_get_request(environ)
+
+    async def poll(self) -> list[Any]:
+        """What waits for a long-polling client, as much as it takes at once; empty when the session ended.
+
+        :raises QueueEmpty: when nothing came for longer than the pings allow.
+        """
+        try:
+            async with asyncio.timeout(self.server.ping_interval + self.server.ping_timeout):
+                packets = [await self.queue.get()]
+        except TimeoutError:
+            raise exceptions.QueueEmpty() from None
+        while len(packets) < MAX_PACKETS_IN_POLL and not self.queue.empty():
+            packets.append(self.queue.get_nowait())
+        return [pkt for pkt in packets if pkt is not None]
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
         request: web.Request = environ["aiohttp.request"]

@@ -184,7 +184,7 @@ class Gateway:
     def fault(self, where: str, exc: BaseException) -> FlowManagerError:
         return self._dispatcher.fault(where, exc)
 
-    def _origin_allowed(self, origin: str, environ: dict[str, Any]) -> bool:
+    def _origin_allowed(self, origin: str | None, environ: dict[str, Any]) -> bool:
         """The second of two checks: the web edge's guard has judged Host and Origin of every request already."""
         host = parse_authority(environ.get("HTTP_HOST", ""))
-        return host is not None and self._rule.accepts_origin(origin, host)
+        return origin is not None and host is not None and self._rule.accepts_origin(origin, host)

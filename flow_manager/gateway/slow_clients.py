@@ -106,7 +106,7 @@ class Outbox(asyncio.Queue[Any]):
         """Drop what waits and take nothing more; who waits in `get` is let go with a None. Its memory is free at once."""
         self._closed = True
         while not self.empty():
-            self._drop()
+            self.get_nowait()
         if self._pump is not None:
             self._pump.cancel()
         self._transport = self._socket = None
@@ -150,7 +150,6 @@ class Outbox(asyncio.Queue[Any]):
         try:
             while not self.empty() and self._socket is not None:
                 item = self.get_nowait()
-                self.task_done()
                 if item is None:
                     continue
                 # aiohttp waits here while the transport is full.
@@ -163,10 +162,6 @@ class Outbox(asyncio.Queue[Any]):
     def _write(self, transport: asyncio.WriteTransport, item: Any) -> None:
         if not transport.is_closing():
             transport.write(item.wire if type(item) is Frame else websocket_text(_payload(item)))
-
-    def _drop(self) -> None:
-        self.get_nowait()
-        self.task_done()
 
 
 def _payload(item: Any) -> bytes:

@@ -49,7 +49,7 @@ class SocketServer(socketio.AsyncServer):  # type: ignore[misc]
     """Strict, without user handlers. `max_payload` in bytes; `origin_allowed(origin, environ)` decides about pages."""
 
     def __init__(
-        self, hooks: Hooks, *, max_payload: int, origin_allowed: Callable[[str, dict[str, Any]], bool]
+        self, hooks: Hooks, *, max_payload: int, origin_allowed: Callable[[str | None, dict[str, Any]], bool]
     ) -> None:
         super().__init__(
             serializer=StrictPacket,

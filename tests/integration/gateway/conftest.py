@@ -1,0 +1,427 @@
+"""A real gateway on a free port, over a manager and a stream that the tests steer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import socketio
+from aiohttp import web
+
+from flow_manager.contract import requests
+from flow_manager.contract.activity import Activity
+from flow_manager.contract.models import ContainerInfo, ContainerStatus, Deleted, MessageDelivery, ResourceUsage
+from flow_manager.contract.principal import Principal
+from flow_manager.errors import ContainerNotFound, NameConflict
+from flow_manager.gateway.server import Gateway
+from flow_manager.settings.models import Settings
+from flow_manager.store.base import StoredActivity
+from flow_manager.util.clock import SystemClock
+from flow_manager.web.routes import build_app
+
+JS = Path(__file__).parents[2] / "js"
+DEADLINE = 10.0
+
+
+class FakeManager:
+    """Flows in a dictionary. `hold`: operations wait for it. `broken`: what `get_status` raises."""
+
+    def __init__(self) -> None:
+        self.flows: dict[str, dict[str, Any]] = {}
+        self.hold: asyncio.Event | None = None
+        self.broken: Exception | None = None
+        self.calls: list[tuple[str, Principal]] = []
+        self.on_change: Callable[[str, ContainerStatus], None] = lambda tenant, status: None
+        self.finished: list[str] = []
+
+    def _flow(self, principal: Principal, ref: str) -> dict[str, Any]:
+        for flow in self.flows.values():
+            if ref in (flow["id"], flow["name"]) and flow["tenant"] == principal.tenant:
+                return flow
+        raise ContainerNotFound(ref, kind="memory")
+
+    def resolve(self, principal: Principal, ref: str) -> str:
+        return str(self._flow(principal, ref)["id"])
+
+    def _status(self, flow: dict[str, Any]) -> ContainerStatus:
+        running = flow["state"] == "running"
+        return ContainerStatus(
+            id=flow["id"],
+            name=flow["name"],
+            state=flow["state"],
+            health="none",
+            flow_state="ready" if running else "napping",
+            desired="running" if running else "stopped",
+            uptime=1.5 if running else None,
+            socket_connected=running,
+            last_communication=None,
+            resource_usage=ResourceUsage(),
+        )
+
+    def _info(self, flow: dict[str, Any]) -> ContainerInfo:
+        return ContainerInfo(
+            id=flow["id"],
+            name=flow["name"],
+            runtime="memory",
+            runtime_id=None,
+            status=flow["state"],
+            image="local",
+            created=datetime(2026, 1, 1, tzinfo=UTC),
+            socket_path=None,
+            ports={},
+            addresses=[],
+            hosts=[],
+            environment={},
+            labels={},
+            adopted=False,
+            desired="stopped",
+            idle=None,
+        )
+
+    async def _to(self, verb: str, principal: Principal, ref: str, state: str) -> ContainerStatus:
+        self.calls.append((verb, principal))
+        flow = self._flow(principal, ref)
+        if self.hold is not None:
+            await self.hold.wait()
+        flow["state"] = state
+        self.finished.append(verb)
+        status = self._status(flow)
+        self.on_change(principal.tenant, status)
+        return status
+
+    async def create_container(self, principal: Principal, request: requests.CreateContainer) -> ContainerInfo:
+        self.calls.append(("create", principal))
+        name = request.name or "flow-aaaaaaaaaaaa"
+        if any(flow["name"] == name for flow in self.flows.values()):
+            raise NameConflict(f"the name '{name}' is taken", kind="memory", name=name)
+        flow_id = f"{name:a<12.12}".replace("-", "a")
+        self.flows[flow_id] = {
+            "id": flow_id,
+            "name": name,
+            "tenant": principal.tenant,
+            "state": "running" if request.start else "created",
+        }
+        return self._info(self.flows[flow_id])
+
+    async def start_container(self, principal: Principal, request: requests.StartContainer) -> ContainerStatus:
+        return await self._to("start", principal, request.container_id, "running")
+
+    async def stop_container(self, principal: Principal, request: requests.StopContainer) -> ContainerStatus:
+        return await self._to("stop", principal, request.container_id, "exited")
+
+    async def restart_container(self, principal: Principal, request: requests.RestartContainer) -> ContainerStatus:
+        return await self._to("restart", principal, request.container_id, "running")
+
+    async def pause_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerStatus:
+        return await self._to("pause", principal, request.container_id, "paused")
+
+    async def unpause_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerStatus:
+        return await self._to("unpause", principal, request.container_id, "running")
+
+    async def kill_container(self, principal: Principal, request: requests.KillContainer) -> ContainerStatus:
+        return await self._to("kill", principal, request.container_id, "exited")
+
+    async def delete_container(self, principal: Principal, request: requests.DeleteContainer) -> Deleted:
+        flow = self._flow(principal, request.container_id)
+        del self.flows[flow["id"]]
+        return Deleted(container_id=flow["id"])
+
+    async def send_message(self, principal: Principal, request: requests.SendMessage) -> MessageDelivery:
+        self._flow(principal, request.container_id)
+        return MessageDelivery(message_id="msg-1", delivered=True, queued=False, reply=request.message)
+
+    def get_status(self, principal: Principal, request: requests.OneContainer) -> ContainerStatus:
+        if self.broken is not None:
+            raise self.broken
+        return self._status(self._flow(principal, request.container_id))
+
+    def get_container(self, principal: Principal, request: requests.OneContainer) -> ContainerInfo:
+        return self._info(self._flow(principal, request.container_id))
+
+    def list_containers(self, principal: Principal, request: requests.ListContainers) -> list[ContainerInfo]:
+        return [self._info(flow) for flow in self.flows.values() if flow["tenant"] == principal.tenant]
+
+
+class FakeStream:
+    """An activity log in memory. `store` and `publish` are apart, as in the real one."""
+
+    stream = "test-stream"
+
+    def __init__(self) -> None:
+        self.entries: list[StoredActivity] = []
+        self.head = 0
+        self.low = 0
+        self.publish_to: Callable[[Sequence[StoredActivity]], None] = lambda entries: None
+        self.on_read: Callable[[], Awaitable[None]] | None = None
+
+    def store(self, *, type: str = "test", tenant: str = "default", container_id: str | None = None, **details: Any) -> StoredActivity:
+        stored = StoredActivity(
+            tenant,
+            Activity(
+                cursor=len(self.entries) + 1,
+                stream=self.stream,
+                type=type,
+                container_id=container_id,
+                name=None,
+                actor="test",
+                message="it happened",
+                details=details,
+                timestamp=datetime(2026, 1, 1, tzinfo=UTC),
+            ),
+        )
+        self.entries.append(stored)
+        return stored
+
+    def publish(self, *entries: StoredActivity) -> None:
+        self.head = entries[-1].entry.cursor
+        self.publish_to(entries)
+
+    def add(self, **fields: Any) -> StoredActivity:
+        stored = self.store(**fields)
+        self.publish(stored)
+        return stored
+
+    async def read(
+        self,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int,
+        tenant: str | None = None,
+        container_id: str | None = None,
+        types: Sequence[str] | None = None,
+        newest_first: bool = False,
+    ) -> list[StoredActivity]:
+        found = [
+            stored
+            for stored in self.entries
+            if stored.entry.cursor > max(after or 0, self.low)
+            and (before is None or stored.entry.cursor < before)
+            and (tenant is None or stored.tenant == tenant)
+            and (container_id is None or stored.entry.container_id == container_id)
+            and (types is None or stored.entry.type in types)
+        ]
+        page = (found[::-1] if newest_first else found)[:limit]
+        if self.on_read is not None:
+            await self.on_read()
+        return page
+
+    async def floor(self) -> int:
+        return self.low
+
+
+class FakeRepeats:
+    """Remembers replies by request_id, as long as the test runs."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Any]] = {}
+
+    async def run(
+        self,
+        principal: Principal,
+        event: str,
+        request_id: str | None,
+        raw: dict[str, Any],
+        call: Callable[[], Awaitable[dict[str, Any]]],
+    ) -> dict[str, Any]:
+        if request_id is not None and request_id in self.kept:
+            return self.kept[request_id]
+        reply = await call()
+        if request_id is not None:
+            self.kept[request_id] = reply
+        return reply
+
+
+class RecordingLog:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.errors: list[tuple[str, BaseException]] = []
+
+    def log_socket_event(self, event: str, sid: str, **fields: Any) -> None:
+        self.events.append((event, fields))
+
+    def log_error(self, error_id: str, exc: BaseException, **fields: Any) -> None:
+        self.errors.append((error_id, exc))
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [fields for name, fields in self.events if name == event]
+
+
+@asynccontextmanager
+async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespace]:
+    settings = Settings(state_dir=tmp_path, sockets_dir=Path("/tmp/fm"), **overrides)
+    manager, stream, repeats, log = FakeManager(), FakeStream(), FakeRepeats(), RecordingLog()
+    gateway = Gateway(
+        settings,
+        manager,
+        stream,
+        repeats,
+        lambda principal: {"principal": principal.name, "tenant": principal.tenant, "contract": 1},
+        log,
+        SystemClock(),
+    )
+    stream.publish_to = gateway.publish_activity
+    manager.on_change = gateway.publish_status
+
+    async def ready() -> None:
+        pass
+
+    app = build_app(settings, ready=ready, describe=lambda: {"service": "flow-manager"}, metrics=gateway.metrics)
+    gateway.attach(app)
+    await gateway.open()
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield SimpleNamespace(
+            url=f"http://127.0.0.1:{port}",
+            port=port,
+            settings=settings,
+            manager=manager,
+            stream=stream,
+            repeats=repeats,
+            log=log,
+            gateway=gateway,
+            engine=gateway._server.eio,
+        )
+    finally:
+        if manager.hold is not None:
+            manager.hold.set()
+        await gateway.close()
+        await runner.cleanup()
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Callable[..., Any]:
+    """`async with serving(**settings) as service`."""
+    return lambda **overrides: serve(tmp_path, **overrides)
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[SimpleNamespace]:
+    async with serve(tmp_path) as running:
+        yield running
+
+
+class Spy:
+    """A python-socketio client that keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.sio = socketio.AsyncClient(reconnection=False)
+        self.got: list[tuple[str, Any]] = []
+        self.refusals: list[Any] = []
+        self._news = asyncio.Event()
+        self.sio.on("*", self._keep)
+        self.sio.on("connect_error", self._refused)
+
+    async def _keep(self, event: str, data: Any = None) -> None:
+        self.got.append((event, data))
+        self._news.set()
+
+    async def _refused(self, data: Any) -> None:
+        self.refusals.append(data)
+
+    def of(self, event: str) -> list[Any]:
+        return [data for name, data in self.got if name == event]
+
+    async def wait_for(self, event: str, count: int = 1) -> list[Any]:
+        async with asyncio.timeout(DEADLINE):
+            while len(self.of(event)) < count:
+                self._news.clear()
+                await self._news.wait()
+        return self.of(event)
+
+    async def call(self, event: str, data: Any = None) -> Any:
+        return await self.sio.call(event, data, timeout=DEADLINE)
+
+
+@asynccontextmanager
+async def connected(url: str, transport: str = "websocket", **options: Any) -> AsyncIterator[Spy]:
+    spy = Spy()
+    await spy.sio.connect(url, transports=[transport], **options)
+    try:
+        await spy.wait_for("hello")
+        yield spy
+    finally:
+        await spy.sio.disconnect()
+        await spy.sio.eio.disconnect()
+
+
+@pytest.fixture
+def connect() -> Callable[..., Any]:
+    """`async with connect(url, "polling", auth={…}) as client`."""
+    return connected
+
+
+@pytest.fixture
+def spy() -> Spy:
+    return Spy()
+
+
+class Raw:
+    """A bare WebSocket that speaks Engine.IO by hand."""
+
+    def __init__(self, websocket: Any) -> None:
+        self.ws = websocket
+
+    async def send(self, text: str) -> None:
+        await self.ws.send_str(text)
+
+    async def receive(self) -> Any:
+        """The next text that is not a ping; None once the connection is closed."""
+        while True:
+            message = await self.ws.receive(timeout=DEADLINE)
+            if message.type.name != "TEXT":
+                return None
+            if message.data != "2":
+                return message.data
+
+    async def until(self, prefix: str) -> str:
+        while True:
+            text = await self.receive()
+            assert text is not None, f"closed before {prefix!r} came"
+            if text.startswith(prefix):
+                return str(text)
+
+
+@pytest.fixture
+async def raw(service: SimpleNamespace) -> AsyncIterator[Callable[..., Any]]:
+    """`await raw()`: a connected bare client; `connect=False` leaves CONNECT unsent."""
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+
+        async def open_one(url: str = service.url, connect: bool = True) -> Raw:
+            websocket = await session.ws_connect(f"{url}/socket.io/?EIO=4&transport=websocket", max_msg_size=0)
+            client = Raw(websocket)
+            assert (await client.receive()).startswith("0{")
+            if connect:
+                await client.send("40")
+                await client.until("42[\"hello\"")
+            return client
+
+        yield open_one
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """socket.io-client, installed once from the lock file; a loud skip where there is no Node, a failure in CI."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        if os.environ.get("CI"):
+            pytest.fail("Node.js is missing")
+        pytest.skip("Node.js is missing: the JavaScript client is not tested")
+    if not (JS / "node_modules" / "socket.io-client" / "package.json").exists():
+        subprocess.run([npm, "ci", "--silent"], cwd=JS, check=True, timeout=120)
+    return JS / "node_modules"
