@@ -57,8 +57,7 @@ def _lines(path: str) -> list[str]:
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    table = Table(title=machine(), title_justify="left", caption_justify="left")
-    table.caption = "floor: the same without flow-manager, in the same run; ratio: ours to the floor's"
+    table = Table()
     table.add_column("what")
     for heading in ("value", "floor", "ratio"):
         table.add_column(heading, justify="right")
@@ -70,7 +69,9 @@ def show(rows: Sequence[Row], console: Console) -> None:
             "-" if item.get("floor") is None else f"{number(item['floor'])} {item['unit']}",
             "-" if ratio is None else f"{ratio:.2f}",
         )
+    console.print(machine(), highlight=False, soft_wrap=True)
     console.print(table)
+    console.print("floor: the same without flow-manager, in the same run; ratio: ours to the floor's", soft_wrap=True)
 
 
 def number(value: float) -> str:
