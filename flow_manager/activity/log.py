@@ -67,7 +67,7 @@ class UserActivityLogger:
         return self._add("container_paused", flow, actor, _done(flow, actor, "paused"), details)
 
     def log_container_unpaused(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
-        return self._add("container_unpaused", flow, actor, _done(flow, actor, "let go on"), details)
+        return self._add("container_unpaused", flow, actor, _done(flow, actor, "resumed"), details)
 
     def log_container_restarted(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
         return self._add("container_restarted", flow, actor, _done(flow, actor, "restarted"), details)
@@ -192,12 +192,10 @@ def _called(flow: FlowRef) -> str:
 
 
 def _done(flow: FlowRef, actor: str, what: str) -> str:
-    """ "alice stopped flow *x*", and without a person "flow *x* stopped"."""
+    """ "alice stopped flow *x*"; without a person "flow *x* stopped"."""
     if actor in (MANAGER.name, BY_RUNTIME, BY_FLOW):
-        was = "was " if what in ("killed", "deleted", "let go on") else ""
+        was = "was " if what in ("killed", "deleted", "paused") else ""
         return f"flow {_called(flow)} {was}{what}"
-    if what == "let go on":
-        return f"{actor} let flow {_called(flow)} go on"
     return f"{actor} {what} flow {_called(flow)}"
 
 

@@ -104,15 +104,13 @@ class SystemLogger:
         **fields: Any,
     ) -> None:
         """One finished operation. INFO, or WARNING with what went wrong; a trace only for what isn't an answer."""
-        told = _told(error)
         bound = _loguru.bind(
             container=container,
             operation=operation,
             actor=actor,
             duration=duration,
             outcome=outcome,
-            **told,
-            **fields,
+            **{**_told(error), **fields},
         )
         if error is None:
             bound.info("container operation")
@@ -155,7 +153,7 @@ class SystemLogger:
 
     def log_error(self, error_id: str, error: BaseException, **fields: Any) -> None:
         """A fault, with its trace; `error_id` is what the client was told."""
-        _loguru.bind(error_id=error_id, **_told(error), **fields).opt(exception=error).error("error")
+        _loguru.bind(error_id=error_id, **{**_told(error), **fields}).opt(exception=error).error("error")
 
     def log_state_change(self, subject: str, *, before: str | None, after: str, **fields: Any) -> None:
         """A flow, a runtime or a part of the service is in another state now: INFO."""

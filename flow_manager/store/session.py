@@ -47,7 +47,12 @@ class Session:
     async def open(self) -> None:
         """:raises sqlite3.Error: as SQLite words it; nothing is left behind then."""
         connection = _Connection(self._connect, iter_chunk_size=64)
-        await connection
+        try:
+            await connection
+        except BaseException:
+            # aiosqlite has told its thread to end, but doesn't wait: it would answer a loop that is closed by then.
+            self._join()
+            raise
         self._connection = connection
 
     async def close(self) -> None:
@@ -60,9 +65,7 @@ class Session:
         except sqlite3.Error as exc:
             raise translate(exc, self._path) from exc
         finally:
-            # The thread answers just before it ends: without this, "nothing is left" would be true only a moment later.
-            if self._thread is not None:
-                self._thread.join(_THREAD_END_SECONDS)
+            self._join()
 
     async def run(self, work: Work[T]) -> T:
         """:raises DiskFull, Internal: what SQLite said. :raises ShuttingDown: it is closed."""
@@ -82,6 +85,11 @@ class Session:
             raise
         self.last_write_failed = False
         return result
+
+    def _join(self) -> None:
+        """The thread answers just before it ends: without this, "nothing is left" would be true only a moment later."""
+        if self._thread is not None:
+            self._thread.join(_THREAD_END_SECONDS)
 
     def _connect(self) -> sqlite3.Connection:
         """Runs in the connection's own thread."""
