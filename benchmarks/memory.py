@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 from benchmarks.client import Client, connected
-from benchmarks.flows import EchoFlow
+from benchmarks.flows import IMAGE, EchoFlow
 from benchmarks.rows import Row, row
 from benchmarks.server import Served, serving
 
@@ -34,7 +34,7 @@ class Counts:
 
 async def one_flow(client: Client, counts: Counts) -> None:
     """A flow's whole life, with its socket connected and messages both ways."""
-    info = await client.call("create_container", image="local", command=["flow"], environment={"TOKEN": "s3cret" * 4})
+    info = await client.call("create_container", image=IMAGE, command=["sleep"], environment={"TOKEN": "s3cret" * 4})
     id = info["id"]
     await client.call("start_container", container_id=id)
     transport, _ = await asyncio.get_running_loop().create_unix_connection(EchoFlow, info["socket_path"])
