@@ -10,12 +10,12 @@ from aiohttp import web
 
 from flow_manager.contract.models import ContainerMessage, ContainerStatus
 from flow_manager.contract.principal import Principal
-from flow_manager.errors import FlowManagerError, ValidationFailure
+from flow_manager.errors import FlowManagerError, RateLimited, ValidationFailure
 from flow_manager.gateway.auth import Authenticator, check_open_mode
 from flow_manager.gateway.clients import Client, Clients
 from flow_manager.gateway.counters import Counters
 from flow_manager.gateway.dispatch import Dispatcher, GatewayLog, RepeatGuard
-from flow_manager.gateway.engine import EngineSocket
+from flow_manager.gateway.engine import RETRY_AFTER, EngineSocket
 from flow_manager.gateway.frames import ack_frame
 from flow_manager.gateway.handlers import Manager, SocketIOEventHandler
 from flow_manager.gateway.packets import Event
@@ -129,9 +129,12 @@ class Gateway:
     # --- hooks of the Socket.IO server ---------------------------------------------------------------------------------
 
     async def connect(self, sid: str, socket: EngineSocket, auth: Any) -> None:
-        """:raises Unauthorized: without a valid token."""
+        """:raises Unauthorized: without a valid token.  :raises RateLimited: when there are too many."""
         try:
             principal = self._authenticator.authenticate(auth)
+            if len(self._clients) >= self._settings.limits.max_clients:
+                # The door counts too, but several may be past it and not in yet.
+                raise RateLimited("too many clients", retry_after=RETRY_AFTER)
         except FlowManagerError:
             self._counters.refused_connects += 1
             raise

@@ -6,6 +6,7 @@ import asyncio
 import html
 import logging
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 from aiohttp import web
@@ -48,7 +49,6 @@ def build_app(
     """`ready` raises a FlowManagerError while something is missing; `describe` is what `/` says of the service; `metrics` is the
     Prometheus text. The Host and Origin guard stands before every route, also of what is attached later."""
     app = web.Application(middlewares=[guard(settings.auth), _problems()])
-    asyncapi = strict_json.dumps_bytes(build_asyncapi(__version__))
 
     async def front(request: web.Request) -> web.Response:
         facts = describe()
@@ -73,7 +73,7 @@ def build_app(
         return web.Response(body=metrics().encode(), headers={"Content-Type": METRICS_TYPE})
 
     async def show_asyncapi(_request: web.Request) -> web.Response:
-        return _json(asyncapi)
+        return _json(_asyncapi())
 
     app.router.add_get("/", front)
     app.router.add_get("/healthz", healthz)
@@ -81,6 +81,12 @@ def build_app(
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/asyncapi.json", show_asyncapi)
     return app
+
+
+@cache
+def _asyncapi() -> bytes:
+    # Made when first asked for: it takes 50 ms, which a start need not spend.
+    return strict_json.dumps_bytes(build_asyncapi(__version__))
 
 
 def _problems() -> Middleware:

@@ -400,10 +400,12 @@ async def raw(service: SimpleNamespace) -> AsyncIterator[Callable[..., Any]]:
     """`await raw()`: a connected bare client; `connect=False` leaves CONNECT unsent."""
     import aiohttp
 
+    opened: list[Any] = []
     async with aiohttp.ClientSession() as session:
 
         async def open_one(url: str = service.url, connect: bool = True) -> Raw:
             websocket = await session.ws_connect(f"{url}/socket.io/?EIO=4&transport=websocket", max_msg_size=0)
+            opened.append(websocket)
             client = Raw(websocket)
             assert (await client.receive()).startswith("0{")
             if connect:
@@ -412,6 +414,9 @@ async def raw(service: SimpleNamespace) -> AsyncIterator[Callable[..., Any]]:
             return client
 
         yield open_one
+        for websocket in opened:
+            # A server that is gone already answers no close; nobody waits for it.
+            websocket._response.close()
 
 
 @pytest.fixture(scope="session")

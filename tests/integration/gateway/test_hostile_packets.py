@@ -1,0 +1,270 @@
+"""What no honest client sends. Each was measured to kill a connection, hang its sender or hurt others in the libraries beneath."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import orjson
+import pytest
+
+ACK = "437"
+
+
+def reply(text: str) -> dict:
+    assert text.startswith(ACK), text
+    return orjson.loads(text[len(ACK) :])[0]
+
+
+@pytest.mark.parametrize(
+    ("packet", "code"),
+    [
+        ('427["get_status",{"container_id":NaN}]', "invalid_request"),
+        ('427["get_status",{"container_id":Infinity}]', "invalid_request"),
+        ('427["get_status",{"container_id":1e400}]', "invalid_request"),
+        ('427["get_status",{"container_id":123456789012345678901234567890}]', "invalid_request"),
+        ('427["get_status",{"container_id":"\\ud800"}]', "invalid_request"),
+        ('427["get_status",' + "[" * 33 + "]" * 33 + "]", "invalid_request"),
+        ('427["get_status",' + "[" * 100_000 + "]" * 100_000 + "]", "invalid_request"),
+        ('427["get_status",{"container_id":' + "9" * 100_000 + "}]", "invalid_request"),
+        ("427[", "invalid_request"),
+        ("427", "invalid_request"),
+        ("427{}", "invalid_request"),
+        ("427[]", "invalid_request"),
+        ("427[1]", "invalid_request"),
+        ('427[null,{}]', "invalid_request"),
+        ('427[["get_status"],{}]', "invalid_request"),
+        ('427[""]', "invalid_request"),
+        ('427["' + "x" * 129 + '"]', "invalid_request"),
+        ('427["get_status",{},{}]', "invalid_request"),
+        ('427["connect",{"aiohttp.request":1},{"token":"x"}]', "invalid_request"),
+        ('427["disconnect","server disconnect"]', "invalid_request"),
+        ('4517-7["get_status",{"container_id":{"_placeholder":true,"num":0}}]', "invalid_request"),
+        ('4599999999-7["get_status",{"_placeholder":true,"num":0}]', "invalid_request"),
+        ('427["get_status",{"__proto__":{},"container_id":"x"}]', "invalid_request"),
+        ('427["*",{}]', "unknown_event"),
+        ('427["handle_get_status",{}]', "unknown_event"),
+        ('427["hello",{}]', "unknown_event"),
+        ('427["get_status",{"container_id":"' + "x" * 300_000 + '"}]', "payload_too_large"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_refused_event_is_acknowledged_and_the_connection_lives_on(service, raw, packet, code):
+    client = await raw()
+    await client.send(packet)
+    refusal = reply(await client.until("43"))
+    assert (refusal["error"], refusal["code"], refusal["error_type"]) == (True, code, "validation_error")
+    await client.send('427["list_containers"]')
+    assert reply(await client.until("43")) == {"error": False, "data": []}
+
+
+@pytest.mark.parametrize(
+    "packet", ["49", "4", "42x", "4-1", "42" + "9" * 200 + '["x"]', "44{}", "46[]", "4/x", "9", "x", "2probe", "bAAAA"]
+)
+async def test_what_is_no_packet_is_told_as_an_error_and_the_connection_lives_on(service, raw, packet):
+    client = await raw()
+    await client.send(packet)
+    assert orjson.loads((await client.until('42["error"'))[2:])[1]["code"] == "invalid_request"
+    await client.send('427["list_containers"]')
+    assert reply(await client.until("43"))["error"] is False
+    assert service.log.errors == []
+
+
+async def test_binary_that_nobody_asked_for_is_dropped(service, raw):
+    client = await raw()
+    await client.ws.send_bytes(b"x" * 100_000)
+    await client.send('427["list_containers"]')
+    assert reply(await client.until("43"))["error"] is False
+
+
+async def test_text_that_is_not_utf8_is_refused(service, raw):
+    client = await raw()
+    await client.ws.send_frame(b'427["get_status",{"container_id":"\xff"}]', 1)
+    assert reply(await client.until("43"))["code"] == "invalid_request"
+
+
+async def test_a_message_over_four_mebibytes_closes_the_connection(service, raw):
+    client = await raw()
+    with contextlib.suppress(ConnectionError):  # it may be closed while we still write
+        await client.send('427["list_containers",{"x":"' + "x" * (4 * 1024 * 1024) + '"}]')
+    assert await client.receive() is None
+    assert service.gateway.client_count == 0
+
+
+async def test_an_event_before_connect_is_answered_with_unauthorized(service, raw):
+    client = await raw(connect=False)
+    await client.send('427["list_containers"]')
+    assert reply(await client.until("43"))["code"] == "unauthorized"
+
+
+async def test_an_event_in_a_namespace_that_is_not_there_is_answered(service, raw):
+    client = await raw()
+    await client.send('42/admin,7["list_containers"]')
+    text = await client.until("43/admin,7[")
+    assert orjson.loads(text[len("43/admin,7") :])[0]["code"] == "unauthorized"
+
+
+async def test_a_connect_to_another_namespace_is_refused(service, raw):
+    client = await raw()
+    await client.send("40/admin,{}")
+    assert "Unable to connect" in await client.until("44/admin,")
+
+
+async def test_a_second_connect_does_not_make_a_second_client(service, raw):
+    client = await raw()
+    await client.send("40")
+    await client.until("44")
+    assert service.gateway.client_count == 1
+    assert len(service.log.named("connect")) == 1
+
+
+async def test_nonsense_before_connect_closes_the_connection(service, raw):
+    client = await raw(connect=False)
+    await client.send("4garbage")
+    assert await client.receive() is None
+    assert service.engine.sockets == {}
+
+
+async def test_a_connection_that_never_sends_connect_is_closed(serving, raw):
+    async with serving(limits={"connect_deadline": 0.2}) as service:
+        client = await raw(service.url, connect=False)
+        assert len(service.engine.sockets) == 1
+        assert await client.receive() is None
+        assert service.engine.sockets == {}
+
+
+async def test_a_client_that_connected_outlives_the_deadline_and_one_that_left_the_namespace_does_not(serving, raw):
+    async with serving(limits={"connect_deadline": 0.3}) as service:
+        stays, leaves = await raw(service.url), await raw(service.url)
+        await leaves.send("41")
+        assert await leaves.receive() is None
+        await stays.send('427["list_containers"]')
+        assert reply(await stays.until("43"))["error"] is False
+
+
+async def test_connections_that_have_not_authenticated_are_capped(serving, raw):
+    import aiohttp
+
+    async with serving(limits={"max_unauthenticated": 2}) as service:
+        held = [await raw(service.url, connect=False) for _ in range(2)]
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await raw(service.url, connect=False)
+        assert refused.value.status == 503
+        assert refused.value.headers["Retry-After"] == "5"
+        assert len(held) == len(service.engine.sockets)
+
+
+async def test_clients_are_capped(serving, raw):
+    import aiohttp
+
+    async with serving(limits={"max_clients": 1}) as service:
+        first = await raw(service.url)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await raw(service.url)
+        assert refused.value.status == 503
+        await first.send('427["list_containers"]')
+        assert reply(await first.until("43"))["error"] is False
+
+
+async def test_clients_that_connect_at_the_same_time_are_capped_too(serving, raw):
+    async with serving(limits={"max_clients": 1}) as service:
+        first, second = await raw(service.url, connect=False), await raw(service.url, connect=False)
+        await first.send("40")
+        await first.until('42["hello"')
+        await second.send("40")
+        assert '"rate_limited"' in await second.until("44")
+        assert service.gateway.client_count == 1
+
+
+async def test_a_client_that_answers_no_ping_is_let_go(service, raw):
+    service.engine.ping_interval, service.engine.ping_timeout = 0.05, 0.2
+    client = await raw()
+    while (await client.ws.receive(timeout=5)).type.name == "TEXT":
+        pass
+    assert service.gateway.client_count == 0
+    assert service.log.named("disconnect")[0]["reason"] == "ping timeout"
+
+
+async def test_compression_is_refused(service):
+    import aiohttp
+
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{service.url}/socket.io/?EIO=4&transport=websocket", compress=15) as websocket,
+    ):
+        assert websocket.compress == 0
+
+
+async def test_an_upgrade_that_is_never_finished_is_given_up(service, monkeypatch):
+    import aiohttp
+
+    monkeypatch.setattr("flow_manager.gateway.engine.UPGRADE_TIMEOUT", 0.1)
+    async with aiohttp.ClientSession() as session:
+        base = f"{service.url}/socket.io/?EIO=4&transport="
+        async with session.get(base + "polling") as response:
+            sid = orjson.loads((await response.text())[1:])["sid"]
+        async with session.ws_connect(f"{base}websocket&sid={sid}") as websocket:
+            assert (await websocket.receive(timeout=5)).type.name == "CLOSE"
+        # The session itself goes on over polling.
+        async with session.post(f"{base}polling&sid={sid}", data="40") as response:
+            assert response.status == 200
+        async with session.get(f"{base}polling&sid={sid}") as response:
+            assert (await response.text()).startswith('40{"sid"')
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("EIO=3&transport=polling", 400), ("EIO=4&transport=smoke", 400), ("EIO=4&transport=polling&j=0", 400),
+     ("EIO=4&transport=websocket", 400), ("EIO=4&transport=polling&sid=nobody", 400), ("", 400)],
+)
+async def test_a_request_that_is_no_engine_io_is_refused(service, query, status):
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.get(f"{service.url}/socket.io/?{query}") as response:
+        assert response.status == status
+        assert "Traceback" not in await response.text()
+    assert service.engine.sockets == {}
+
+
+async def test_both_spellings_of_the_path_answer(service):
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+        for path in ("/socket.io", "/socket.io/"):
+            async with session.get(f"{service.url}{path}?EIO=4&transport=polling") as response:
+                assert response.status == 200
+
+
+async def test_a_body_that_never_comes_ends_the_session(service, monkeypatch):
+    import aiohttp
+
+    monkeypatch.setattr("flow_manager.gateway.engine.BODY_TIMEOUT", 0.1)
+    async with aiohttp.ClientSession() as session:
+        base = f"{service.url}/socket.io/?EIO=4&transport=polling"
+        async with session.get(base) as response:
+            sid = orjson.loads((await response.text())[1:])["sid"]
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(
+            f"POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n40".encode()
+        )
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+    assert service.engine.sockets == {}
+
+
+@pytest.mark.parametrize("body", ["\x1e" * 5000, "x" * (4 * 1024 * 1024 + 1)])
+@pytest.mark.filterwarnings("ignore:Sending a large body")
+async def test_a_post_that_is_too_much_ends_the_session(service, body):
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+        base = f"{service.url}/socket.io/?EIO=4&transport=polling"
+        async with session.get(base) as response:
+            sid = orjson.loads((await response.text())[1:])["sid"]
+        try:
+            async with session.post(f"{base}&sid={sid}", data=body) as response:
+                assert response.status == 400
+        except aiohttp.ClientConnectionError:
+            pass  # the server need not read what it refuses
+    assert service.engine.sockets == {}
