@@ -174,7 +174,7 @@ def make_platform(request: pytest.FixtureRequest, kind: str, root: Path) -> Plat
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
-    async with Service(settings, configure_log=False) as service:
+    async with Service(settings) as service:
         yield service
 
 
