@@ -26,7 +26,7 @@ from flow_manager.contract.models import ContainerStatus
 from flow_manager.observability.system_log import SystemLogger
 from flow_manager.settings.models import Settings
 from flow_manager.store.sql import SqlStore
-from flow_manager.testing import Faults, MemoryEngine, MemoryRuntime
+from flow_manager.testing import Faults, MemoryEngine, MemoryRuntime, eventually
 from flow_manager.util.clock import SystemClock
 
 
@@ -45,6 +45,14 @@ class House:
 
     async def activity(self) -> list[str]:
         return [item.entry.type for item in await self.stream.read(limit=1000)]
+
+    async def told(self, *types: str) -> None:
+        """Wait until entries of all these types are stored."""
+
+        async def all_there() -> bool:
+            return set(types) <= set(await self.activity())
+
+        await eventually(all_there)
 
     async def nothing_is_left(self) -> None:
         """No container, no record, no folder, no code, no name taken."""

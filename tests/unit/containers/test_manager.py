@@ -51,7 +51,7 @@ async def test_a_create_that_fails_at_any_step_leaves_nothing(
     with pytest.raises(NoSpace):
         await make(house, name="web", start=True, code_path=code_path, environment={"TOKEN": "abcdefgh"})
     await house.nothing_is_left()
-    assert "operation_failed" in await house.activity()
+    await house.told("operation_failed")
     assert (await make(house, name="web", code_path=code_path)).name == "web", "the name must be free again"
 
 
@@ -198,8 +198,7 @@ async def test_with_the_engine_away_reads_answer_stale_and_changes_fail_fast(hou
     house.faults.come_back()
     await eventually(lambda: not house.manager.get_status(LOCAL, requests.OneContainer(**one(made.id))).stale)
     assert house.manager.get_status(LOCAL, requests.OneContainer(**one(made.id))).state == "running"
-    told = await house.activity()
-    assert "runtime_unavailable" in told and "runtime_available" in told
+    await house.told("runtime_unavailable", "runtime_available")
     await house.manager.delete_container(LOCAL, requests.DeleteContainer(**one(made.id), force=True))
     await house.nothing_is_left()
 
@@ -279,7 +278,7 @@ async def test_a_record_whose_container_is_gone_is_marked_not_dropped(builder: B
     async with builder.open() as house:
         status = house.manager.get_status(LOCAL, requests.OneContainer(**one(made.id)))
         assert status.state == "dead"
-        assert "container_lost" in await house.activity()
+        await house.told("container_lost")
 
 
 async def test_a_retry_after_a_crash_finds_what_the_first_attempt_made(builder: Builder) -> None:
