@@ -150,7 +150,7 @@ async def latencies(ours: Ours, raw: Raw, own_id: str, repeats: int) -> list[Row
     for what in ("start", "stop"):
         value, floor = median(sides[0][2][what]), median(sides[1][2][what])
         rows.append(row(f"{what} a container, p50", value, "ms", floor))
-        rows.append(row(f"{what} a container, ours less the engine's", value - floor, "ms"))
+        rows.append(row(f"{what} a container, p50 beyond the engine's", value - floor, "ms"))
     return rows
 
 
