@@ -1,0 +1,155 @@
+"""A service's start and end: what it refuses, what it leaves running, and how long it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+import socketio
+
+from flow_manager.app import Service
+from flow_manager.errors import SettingsRefused, StateFolderLocked
+from flow_manager.testing import eventually
+from tests.e2e.conftest import Platform, running
+
+
+async def test_docker_flows_go_on_after_the_end_and_it_says_so(
+    docker_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    engine = str(docker_platform.runtimes["docker"].url)
+    service = Service(docker_platform.settings())
+    await service.start()
+    client = await connect(service)
+    polling = await connect(service, transports=["polling"])
+    await client.ok("subscribe_activity")
+    await polling.ok("subscribe_activity")
+    flow = await client.ok("create_container", name="goes-on", start=True, **docker_platform.sleeper)
+    began = time.monotonic()
+    await service.stop()
+    assert time.monotonic() - began < 10
+    assert any("go on" in line for line in service.farewell), service.farewell
+    shown = await asyncio.to_thread(
+        subprocess.run,
+        ["docker", "-H", engine, "inspect", "-f", "{{.State.Running}}", "goes-on"],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.strip() == "true"
+    async with running(docker_platform.settings()) as again:
+        client = await connect(again)
+        await client.ok("delete_container", container_id=flow["id"], force=True)
+
+
+async def test_process_flows_end_with_the_service_and_it_says_so(
+    process_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    service = Service(process_platform.settings())
+    await service.start()
+    client = await connect(service)
+    marker = "12345.678"
+    await client.ok("create_container", start=True, image="local", command=["sleep", marker])
+    assert [p for p in psutil.process_iter(["cmdline"]) if marker in (p.info["cmdline"] or [])]
+    await service.stop()
+    assert any("stopped" in line for line in service.farewell), service.farewell
+    assert not [p for p in psutil.process_iter(["cmdline"]) if marker in (p.info["cmdline"] or [])]
+
+
+async def test_an_operation_under_way_at_the_end_is_answered_and_the_end_is_bounded(
+    memory_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    service = Service(memory_platform.settings(shutdown_timeout=1))
+    await service.start()
+    client = await connect(service)
+    flow = await client.ok("create_container", start=True, image="memory", command=["ignore-term"])
+    stopping = asyncio.create_task(client.call("stop_container", container_id=flow["id"], timeout=500))
+
+    async def under_way() -> bool:
+        status = await client.ok("get_status", container_id=flow["id"])
+        return bool(status["flow_state"] == "stopping")
+
+    await eventually(under_way)
+    began = time.monotonic()
+    await service.stop()
+    assert time.monotonic() - began < 5
+    reply = await stopping
+    assert reply["code"] == "shutting_down"
+
+
+async def test_two_services_cannot_share_a_state_folder(memory_platform: Platform) -> None:
+    async with running(memory_platform.settings()):
+        with pytest.raises(StateFolderLocked):
+            await Service(memory_platform.settings()).start()
+
+
+async def test_a_start_that_is_refused_leaves_nothing_open(memory_platform: Platform) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SettingsRefused, match="--port"):
+            await Service(memory_platform.settings(port=taken.getsockname()[1])).start()
+    async with running(memory_platform.settings()) as service:
+        assert service.port
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+async def test_without_tokens_only_loopback_is_served(memory_platform: Platform, host: str) -> None:
+    with pytest.raises(SettingsRefused, match="token"):
+        await Service(memory_platform.settings(host=host)).start()
+
+
+async def test_the_default_runtime_must_exist(memory_platform: Platform) -> None:
+    with pytest.raises(SettingsRefused, match="nonsense"):
+        await Service(memory_platform.settings(runtime="nonsense")).start()
+
+
+async def test_health_and_readiness_are_told_apart(memory_platform: Platform) -> None:
+    async with running(memory_platform.settings()) as service, aiohttp.ClientSession() as http:
+        for path in ("/healthz", "/readyz", "/metrics", "/asyncapi.json", "/"):
+            async with http.get(service.url + path) as answer:
+                assert answer.status == 200, path
+        service._runtimes["memory"].faults.go_away()  # type: ignore[attr-defined]
+        async with http.get(service.url + "/healthz") as answer:
+            assert answer.status == 200
+        async with http.get(service.url + "/readyz") as answer:
+            assert answer.status == 503
+
+
+async def test_a_token_decides_who_one_is_and_what_one_may(
+    memory_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    import hashlib
+
+    def hashed(token: str) -> str:
+        return "sha256:" + hashlib.sha256(token.encode()).hexdigest()
+
+    auth = {
+        "tokens": [
+            {"name": "ann", "hash": hashed("tok-ann"), "tenant": "acme"},
+            {"name": "bob", "hash": hashed("tok-bob")},
+            {"name": "eve", "hash": hashed("tok-eve"), "scopes": ["read"]},
+        ]
+    }
+    async with running(memory_platform.settings(auth=auth)) as service:
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            await connect(service, token="wrong")
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            await connect(service)
+        ann, bob, eve = [await connect(service, token=f"tok-{name}") for name in ("ann", "bob", "eve")]
+        for client in (ann, bob, eve):
+            await client.ok("subscribe_activity")
+        made = await bob.ok("create_container", name="bobs", **memory_platform.sleeper)
+        assert (await eve.ok("get_status", container_id="bobs"))["id"] == made["id"]
+        assert (await eve.refused("start_container", container_id="bobs"))["code"] == "forbidden"
+        assert (await ann.refused("get_status", container_id=made["id"]))["code"] == "container_not_found"
+        assert await ann.ok("list_containers") == []
+        await bob.until(lambda: bob.events("activity"))
+        assert ann.events("activity") == [] and ann.events("container_status") == []
+        assert (await ann.ok("list_activity"))["entries"] == []
+        await bob.ok("delete_container", container_id="bobs")
