@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_bad_lines", "_bucket", "_closing", "_deadlines", "_held", "_loop", "_monotonic", "_owner", "_partial_since",
         "_partial_timer", "_pending", "_reading", "_resume_timer", "_settings", "_splitter", "_transport", "_writer",
-        "acks", "closed", "last_heard", "peer",
+        "_ended", "acks", "last_heard", "peer",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +73,6 @@ class Connection(asyncio.Protocol):
         # The flow promised in its hello to acknowledge every message.
         self.acks = False
         self.last_heard: float | None = None
-        self.closed: asyncio.Future[None] = loop.create_future()
         self._owner = owner
         self._settings = settings
         self._deadlines = deadlines
@@ -87,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._held: Sequence[bytes] = ()
         self._reading = True
         self._closing = False
+        # Made when somebody waits for it: an idle connection is to cost little.
+        self._ended: asyncio.Future[None] | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
         self._partial_since: float | None = None
         self._partial_timer: asyncio.TimerHandle | None = None
@@ -113,7 +114,7 @@ class Connection(asyncio.Protocol):
                 self._take(lines)
         if splitter.overflow:
             self._close_for(frames.FRAME_TOO_LARGE, f"a line is longer than {self._settings.max_line} bytes")
-        elif splitter.unfinished:
+        elif splitter.partial is not None:
             self._watch_partial(began_now=bool(lines))
         else:
             self._partial_since = None
@@ -132,16 +133,16 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
         self._held = ()
         self._fail_pending("the flow's connection ended before it answered")
-        if not self.closed.done():
-            self.closed.set_result(None)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
         self._owner.lost(self)
 
     # --- to the flow --------------------------------------------------------------------------------------------------
 
-    def send(self, message_id: str, frame: bytes, *, expect_reply: bool, timeout: float) -> asyncio.Future[Any] | None:
-        """Write a message. None: it is delivered, and nothing is waited for; else a future of the reply (or of None).
+    def send(self, message_id: str, frame: bytes, *, expect_reply: bool, timeout: float) -> Pending | None:
+        """Write a message. None: it is delivered, and nothing is waited for.
 
-        The future may end with ReplyTimeout or NotConnected. Whoever waited for it calls `forget`, whatever came of it.
+        The future of what is pending may end with ReplyTimeout or NotConnected. Whoever gets no result from it calls `forget`.
 
         :raises NotConnected: the connection has ended or is about to.
         :raises QueueFull: the flow does not read, and what waits for it has reached the limit.
@@ -149,35 +150,32 @@ class Connection(asyncio.Protocol):
         writer = self._writer
         if self._closing:
             raise NotConnected("the flow's connection is closing")
-        plain = not expect_reply and not self.acks
         if writer.blocked:
             writer.check_room(len(frame))
-        elif plain:
-            if writer.write_now(frame):
-                return None
-            pending = self._expect(message_id, expect_reply=False, timeout=timeout)
+            pending = self._expect(message_id, expect_reply, timeout)
+            writer.queue(frame, pending)
+            return pending
+        written = writer.write_now(frame)
+        if written and not expect_reply and not self.acks:
+            return None
+        pending = self._expect(message_id, expect_reply, timeout)
+        if written:
+            pending.written()
+        else:
             writer.follow(pending)
-            return pending.future
-        pending = self._expect(message_id, expect_reply=expect_reply, timeout=timeout)
-        try:
-            writer.send(frame, pending)
-        except NotConnected:
-            self.forget(message_id)
-            raise
-        return pending.future
+        return pending
 
-    def forget(self, message_id: str) -> None:
+    def forget(self, pending: Pending) -> None:
         """Nobody waits for this message any more: stop its deadlines and, if it was not written, withdraw it."""
-        pending = self._pending.pop(message_id, None)
-        if pending is not None:
-            pending.forget()
-            self._writer.withdraw(pending)
+        pending.forget()
+        self._writer.withdraw(pending)
 
     def answer(self, frame: bytes) -> None:
         """Write a frame that nobody waits for."""
         if not self._closing:
             self._writer.answer(frame)
-            self._choose_reading()
+            if self._writer.blocked:
+                self._choose_reading()
 
     def close(self, code: str | None = None, reason: str | None = None) -> None:
         """Say why, where the flow still reads, and close. What waits for an answer fails at once."""
@@ -193,15 +191,22 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
+    def ended(self) -> asyncio.Future[None]:
+        """Done once nothing is left of the connection. To be asked for before that."""
+        if self._ended is None:
+            self._ended = self._loop.create_future()
+        return self._ended
+
     # --- from the flow ------------------------------------------------------------------------------------------------
 
     def _take(self, lines: Sequence[bytes]) -> None:
         answers: list[bytes] = []
         bucket = self._bucket
         for index, line in enumerate(lines):
-            if not bucket.take():
+            if bucket.tokens < 1 and not bucket.refill():
                 self._hold(lines[index:])
                 break
+            bucket.tokens -= 1
             frame = parse(line)
             if frame is None:
                 continue
@@ -226,13 +231,14 @@ class Connection(asyncio.Protocol):
     def _on_ack(self, ack: frames.Ack) -> None:
         pending = self._pending.get(ack.to)
         if pending is not None:
-            self._bucket.give_back()
+            self._bucket.tokens += 1
             pending.acknowledged()
 
     def _on_reply(self, reply: frames.Reply) -> bytes | None:
-        pending = self._pending.pop(reply.to, None)
+        pending = self._pending.get(reply.to)
         if pending is not None:
-            self._bucket.give_back()
+            # Answers that we asked for cost the flow nothing.
+            self._bucket.tokens += 1
             pending.finish(reply.body)
             return None
         if self._owner.issued(reply.to):
@@ -313,21 +319,14 @@ class Connection(asyncio.Protocol):
 
     # --- what waits ---------------------------------------------------------------------------------------------------
 
-    def _expect(self, message_id: str, *, expect_reply: bool, timeout: float) -> Pending:
-        pending = self._pending[message_id] = Pending(
-            message_id,
-            self._loop.create_future(),
-            self._deadlines,
-            needs_ack=self.acks,
-            needs_reply=expect_reply,
-            ack_timeout=self._settings.ack_timeout,
-            timeout=timeout,
+    def _expect(self, message_id: str, expect_reply: bool, timeout: float) -> Pending:
+        ack_timeout = self._settings.ack_timeout if self.acks else None
+        return Pending(
+            message_id, self._loop.create_future(), self._pending, self._deadlines, expect_reply, ack_timeout, timeout
         )
-        return pending
 
     def _fail_pending(self, message: str) -> None:
-        waiting, self._pending = self._pending, {}
-        for pending in waiting.values():
+        for pending in list(self._pending.values()):
             pending.fail(NotConnected(message, message_id=pending.message_id))
 
 

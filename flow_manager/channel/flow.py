@@ -91,7 +91,7 @@ class FlowChannel:
         for waiter in list(self._waiters):
             if not waiter.done():
                 waiter.set_exception(NotConnected("the flow's channel was closed"))
-        closing = [connection.closed for connection in self._connections]
+        closing = [connection.ended() for connection in self._connections]
         for connection in list(self._connections):
             connection.close()
         if self._accepting:
@@ -124,9 +124,8 @@ class FlowChannel:
         # Messages first: they are the many.
         if type(frame) is frames.Message:
             tell(self._listener.flow_message, self.flow_id, frame.body)
-            for waiter in list(self._waiters) if self._waiters else ():
-                if not waiter.done():
-                    waiter.set_result(frame.body)
+            if self._waiters:
+                self._give_to_waiters(frame.body)
         elif type(frame) is frames.ActorEvent:
             tell(self._listener.flow_actor_event, self.flow_id, frame.actor, frame.event, frame.details)
         elif type(frame) is frames.Busy:
@@ -159,6 +158,11 @@ class FlowChannel:
         except asyncio.CancelledError:
             accepted.close()
             raise
+
+    def _give_to_waiters(self, body: Any) -> None:
+        for waiter in list(self._waiters):
+            if not waiter.done():
+                waiter.set_result(body)
 
     def _keep_last_heard(self, connection: Connection) -> None:
         if connection.last_heard is not None:

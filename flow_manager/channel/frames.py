@@ -93,23 +93,20 @@ Frame = Hello | Ack | Reply | Message | ActorEvent | Ready | Busy | Idle | Ping 
 class LineSplitter:
     """Cuts a byte stream into lines, whatever pieces it comes in. Holds at most `limit` bytes of an unfinished line."""
 
-    __slots__ = ("_limit", "_partial", "overflow")
+    __slots__ = ("_limit", "overflow", "partial")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._partial: bytearray | None = None
+        # The unfinished line; None between two lines.
+        self.partial: bytearray | None = None
         # A line grew past the limit: nothing more is taken, for where the next line starts can't be known.
         self.overflow = False
-
-    @property
-    def unfinished(self) -> bool:
-        return self._partial is not None
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """The lines that `data` completes, without their newline; those before an overflow are still given."""
         if self.overflow:
             return ()
-        partial = self._partial
+        partial = self.partial
         if partial is not None:
             # Only the new bytes are searched: a line of 1 MiB that comes byte by byte must not cost its square.
             cut = data.find(b"\n")
@@ -124,7 +121,7 @@ class LineSplitter:
         else:
             lines = data.split(b"\n")
         tail = lines.pop()
-        self._partial = bytearray(tail) if tail else None
+        self.partial = bytearray(tail) if tail else None
         if partial is not None or len(data) > self._limit:
             return self._within_limit(lines, tail)
         return lines
@@ -140,7 +137,7 @@ class LineSplitter:
 
     def _overflowed(self) -> None:
         self.overflow = True
-        self._partial = None
+        self.partial = None
 
 
 def parse(line: bytes) -> Frame | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flow_manager.channel import folders, frames
 from flow_manager.channel.deadlines import Deadlines
@@ -23,8 +22,7 @@ from flow_manager.util.strict_json import JsonRefused
 __all__ = ["ChannelListener", "Delivery", "SocketCommunicationHandler"]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """`delivered`: written and, where the flow said `acks`, acknowledged."""
 
     message_id: str
@@ -164,13 +162,15 @@ class SocketCommunicationHandler:
                 limit=self._settings.max_line,
                 size=len(frame),
             )
-        waiting = connection.send(message_id, frame, expect_reply=expect_reply, timeout=timeout)
-        if waiting is None:
+        pending = connection.send(message_id, frame, expect_reply=expect_reply, timeout=timeout)
+        if pending is None:
             return Delivery(message_id, True, False)
         try:
-            reply = await waiting
-        finally:
-            connection.forget(message_id)
+            reply = await pending.future
+        except BaseException:
+            # Cancelled, or too late: it must not be written any more where it still waits to be.
+            connection.forget(pending)
+            raise
         return Delivery(message_id, True, expect_reply, reply)
 
     async def receive_message(self, flow_id: str, timeout: float) -> Any:

@@ -23,34 +23,34 @@ class Pending:
     """Its future ends with the reply (None where none was asked for), or with the error that ended the wait.
 
     Stages come in this order, and those that are not wanted are left out: `write`, `ack`, `reply`. Each has its own limit,
-    and `timeout` is over all of them.
+    and `timeout` is over all of them. It is in `waiting` under its id for as long as its end is open.
     """
 
     __slots__ = (
-        "_ack_timeout", "_deadlines", "_needs_ack", "_needs_reply", "_stage_limit", "_timeout", "future", "message_id",
-        "stage",
+        "_ack_timeout", "_deadlines", "_needs_reply", "_stage_limit", "_timeout", "_waiting", "future", "message_id", "stage",
     )  # fmt: skip
 
     def __init__(
         self,
         message_id: str,
         future: asyncio.Future[Any],
+        waiting: dict[str, Pending],
         deadlines: Deadlines,
-        *,
-        needs_ack: bool,
         needs_reply: bool,
-        ack_timeout: float,
+        ack_timeout: float | None,
         timeout: float,
     ) -> None:
+        """`ack_timeout`: None where no acknowledgement was promised."""
         self.message_id = message_id
         self.future = future
         self.stage = WRITE
+        self._waiting = waiting
         self._deadlines = deadlines
-        self._needs_ack = needs_ack
         self._needs_reply = needs_reply
         self._ack_timeout = ack_timeout
         self._timeout = timeout
         self._stage_limit: float | None = None
+        waiting[message_id] = self
         deadlines.add(timeout, self)
 
     def waits_to_be_written(self, seconds: float) -> None:
@@ -60,23 +60,19 @@ class Pending:
         """Its last byte has left us."""
         if self.future.done():
             return
-        if self._needs_ack:
+        if self._ack_timeout is not None:
             self.stage = ACK
             self._limit_stage(self._ack_timeout)
         elif self._needs_reply:
-            self.stage = REPLY
-            self._limit_stage(None)
+            self._wait_for_reply()
         else:
             self.finish(None)
 
     def acknowledged(self) -> None:
-        if self.future.done():
-            return
-        if not self._needs_reply:
+        if self._needs_reply:
+            self._wait_for_reply()
+        else:
             self.finish(None)
-        elif self.stage != REPLY:
-            self.stage = REPLY
-            self._limit_stage(None)
 
     def finish(self, reply: Any) -> None:
         self.forget()
@@ -99,13 +95,21 @@ class Pending:
         )
 
     def forget(self) -> None:
-        self._limit_stage(None)
+        """Nobody waits for it any more."""
+        self._waiting.pop(self.message_id, None)
+        if self._stage_limit is not None:
+            self._limit_stage(None)
         self._deadlines.discard(self._timeout, self)
 
+    def _wait_for_reply(self) -> None:
+        self.stage = REPLY
+        if self._stage_limit is not None:
+            self._limit_stage(None)
+
     def _limit_stage(self, seconds: float | None) -> None:
-        # A stage that may take as long as the whole needs no deadline of its own.
         if self._stage_limit is not None:
             self._deadlines.discard(self._stage_limit, self)
+        # A stage that may take as long as the whole needs no deadline of its own.
         self._stage_limit = seconds if seconds is not None and seconds < self._timeout else None
         if self._stage_limit is not None:
             self._deadlines.add(self._stage_limit, self)

@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """`rate` a second, with a burst of one second's worth (or `burst`). The clock is read only when it has run empty."""
+    """`rate` a second, with a burst of one second's worth (or `burst`). The clock is read only when it has run empty.
+
+    The hot path spends by hand: `if bucket.tokens >= 1 or bucket.refill(): bucket.tokens -= 1`.
+    """
 
     __slots__ = ("_burst", "_filled_at", "_monotonic", "_rate", "tokens")
 
@@ -18,21 +21,18 @@ class TokenBucket:
         self.tokens = self._burst
 
     def take(self) -> bool:
-        if self.tokens < 1 and not self._refill():
+        if self.tokens < 1 and not self.refill():
             return False
         self.tokens -= 1
         return True
-
-    def give_back(self) -> None:
-        """What was taken was ours to begin with: an answer that we asked for."""
-        self.tokens += 1
 
     def seconds_until(self, share: float) -> float:
         """How long until `share` of the burst (at least one token) is there: waking for each token would cost more than it."""
         wanted = max(1.0, self._burst * share)
         return max(0.0, (wanted - self.tokens) / self._rate)
 
-    def _refill(self) -> bool:
+    def refill(self) -> bool:
+        """Add what the time since the last refill gives; whether there is a token now."""
         now = self._monotonic()
         self.tokens = min(self._burst, self.tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
