@@ -1,7 +1,8 @@
 """`make test`: get ready what the tests need (npm packages), run pytest here, and say plainly what could not be tested.
 
 Arguments are pytest's. The Docker engine comes from tests/engine.py, which starts a private one as root on Debian. With
-FLOW_MANAGER_REQUIRE_ENGINE=1 (as in CI) a test that needs Docker or Node and was skipped counts as failed.
+FLOW_MANAGER_REQUIRE_ENGINE=1 (as in CI) a test that needs Docker or Node and was skipped counts as failed, and so does a
+process that is left running.
 """
 
 from __future__ import annotations
@@ -10,15 +11,22 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = "FLOW_MANAGER_REQUIRE_ENGINE"
 NEEDED = ("docker", "node")
 NPM_SECONDS = 300
+# Inherited by whatever the tests start; flows have an environment of their own, with FLOW_ID in it.
+MARK = "TEST_RUN_OF_FLOW_MANAGER"
+# What was told to end at the very end of the run may take a moment.
+GRACE_SECONDS = 5.0
 
 
 class NoSkips:
@@ -33,6 +41,19 @@ class NoSkips:
             report.outcome = "failed"
             report.longrepr = f"{REQUIRED}=1, and this test needs {' and '.join(needs)}: {reason}"
         return report
+
+
+class NothingLeft:
+    """Looks for processes that the run left, before pytest's closing line, so that this stays the last one."""
+
+    def __init__(self, mark: str, since: float, required: bool) -> None:
+        self._mark, self._since, self._required = mark, since, required
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        if not nothing_left(self._mark, self._since) and self._required and session.exitstatus == 0:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return (yield)
 
 
 def npm_packages() -> None:
@@ -66,11 +87,40 @@ def npm_packages() -> None:
         print(f"!! npm failed, the JavaScript client is NOT tested:\n{done.stdout}", flush=True)
 
 
+def left_running(mark: str, since: float) -> list[str]:
+    """Processes that this run started and that are still there, however they were orphaned: "pid command line"."""
+    found = []
+    for process in psutil.process_iter(["pid", "create_time", "cmdline", "status"]):
+        try:
+            environment = process.environ()
+        except psutil.Error:
+            continue
+        if process.pid == os.getpid() or process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        young_flow = "FLOW_ID" in environment and process.info["create_time"] >= since
+        if environment.get(MARK) == mark or young_flow:
+            found.append(f"{process.pid} {' '.join(process.info['cmdline'] or [])[:160]}")
+    return found
+
+
+def nothing_left(mark: str, since: float) -> bool:
+    deadline = time.monotonic() + GRACE_SECONDS
+    while left := left_running(mark, since):
+        if time.monotonic() > deadline:
+            print("!! left running by the tests:", *left, sep="\n   ", flush=True)
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def main(arguments: list[str]) -> int:
     os.chdir(ROOT)
     npm_packages()
-    plugins = [NoSkips()] if os.environ.get(REQUIRED) == "1" else []
-    return int(pytest.main(arguments, plugins=plugins))
+    mark, since = uuid.uuid4().hex, time.time()
+    os.environ[MARK] = mark
+    required = os.environ.get(REQUIRED) == "1"
+    watcher = NothingLeft(mark, since, required)
+    return int(pytest.main(arguments, plugins=[watcher, *([NoSkips()] if required else [])]))
 
 
 if __name__ == "__main__":

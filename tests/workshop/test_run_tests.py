@@ -27,8 +27,8 @@ def test_needs_something_else():
 """
 
 
-def run_tests(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    (folder / "test_sample.py").write_text(TESTS)
+def run_tests(folder: Path, tests: str = TESTS, **environment: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_sample.py").write_text(tests)
     command = [sys.executable, "scripts/run_tests.py", str(folder), "-c", str(ROOT / "pyproject.toml")]
     # Neither the outer run's plugins nor its options, and no packages for a client that is not tested here.
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "FLOW_MANAGER_"))}
@@ -61,3 +61,20 @@ def test_a_missing_engine_is_a_failure_where_one_is_required(tmp_path: Path) -> 
 def test_the_last_line_is_pytests_own(tmp_path: Path, required: str) -> None:
     done = run_tests(tmp_path, **({"FLOW_MANAGER_REQUIRE_ENGINE": required} if required else {}))
     assert " in " in done.stdout.rstrip().splitlines()[-1]
+
+
+LEAVES_A_PROCESS = """
+import subprocess
+
+def test_leaves_a_process():
+    # Orphaned at once, in a session of its own: nobody's child any more.
+    subprocess.run(["sh", "-c", "setsid sleep 8 >/dev/null 2>&1 &"], check=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_the_tests_left_running_is_named_and_fails_the_run_where_that_counts(tmp_path: Path) -> None:
+    done = run_tests(tmp_path, LEAVES_A_PROCESS, FLOW_MANAGER_REQUIRE_ENGINE="1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "left running by the tests" in done.stdout and "sleep 8" in done.stdout
+    assert "1 passed" in done.stdout.rstrip().splitlines()[-1]
