@@ -28,10 +28,10 @@ from flow_manager.errors import (
     UnknownEvent,
 )
 from flow_manager.gateway.clients import Client
-from flow_manager.gateway.counters import Counters
 from flow_manager.gateway.frames import ack_frame, event_frame
 from flow_manager.gateway.handlers import SocketIOEventHandler
 from flow_manager.gateway.packets import Event
+from flow_manager.observability.metrics import OTHER, Recorder
 from flow_manager.util import strict_json
 from flow_manager.util.clock import Clock
 from flow_manager.util.ids import new_short_id
@@ -40,6 +40,7 @@ from flow_manager.util.ids import new_short_id
 DEADLINE = MAX_TIMEOUT + 60.0
 # Events of one client that may wait for their turn.
 MAX_WAITING = 1000
+OK = "ok"
 RETRY_AFTER = 1
 
 
@@ -48,6 +49,7 @@ class GatewayLog(Protocol):
 
     def log_socket_event(self, event: str, sid: str, **fields: Any) -> None: ...
     def log_error(self, error_id: str, error: BaseException, **fields: Any) -> None: ...
+    def log_notice(self, message: str, *, warning: bool = False, **fields: Any) -> None: ...
 
 
 class RepeatGuard(Protocol):
@@ -100,7 +102,7 @@ class Dispatcher:
         in_flight: int,
         log: GatewayLog,
         clock: Clock,
-        counters: Counters,
+        recorder: Recorder,
         deadline: float = DEADLINE,
     ) -> None:
         self._routes = routes(handler)
@@ -108,7 +110,7 @@ class Dispatcher:
         self._max_in_flight = in_flight
         self._log = log
         self._clock = clock
-        self._counters = counters
+        self._recorder = recorder
         self._deadline = deadline
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,7 +129,6 @@ class Dispatcher:
             route = self._routes.get(event.name)
             if route is None:
                 raise UnknownEvent(f"there is no event '{event.name}'", event=event.name)
-            self._counters.events[event.name] += 1
             if self._closing:
                 raise ShuttingDown("the service is shutting down")
             if route.event.scope not in client.principal.scopes:
@@ -135,14 +136,15 @@ class Dispatcher:
             request = route.event.request.model_validate(event.payload)
             if route.at_once:
                 self._answer(client, event.id, route.handler(client.sid, request))
+                self._recorder.events.add(event.name, OK)
             else:
                 self._start(client, Call(route, request, event.payload, event.id))
         except FlowManagerError as error:
-            self._refuse(client, event.id, error)
+            self._refuse(client, event.id, error, event.name)
         except ValidationError as error:
-            self._refuse(client, event.id, invalid_request(error))
+            self._refuse(client, event.id, invalid_request(error), event.name)
         except Exception as exc:
-            self._refuse(client, event.id, self.fault(f"event {event.name}", exc, sid=client.sid))
+            self._refuse(client, event.id, self.fault(f"event {event.name}", exc, sid=client.sid), event.name)
 
     def fault(self, where: str, exc: BaseException, **fields: Any) -> Internal:
         """A fault of ours: its trace goes to the log under an id, and the id alone to the client."""
@@ -175,11 +177,16 @@ class Dispatcher:
             self._run(client, client.waiting.popleft())
 
     async def _serve(self, client: Client, call: Call) -> None:
+        name, began = call.route.event.name, self._clock.monotonic()
         reply = await self._reply(client, call)
+        self._recorder.event_seconds.observe(self._clock.monotonic() - began, name)
         try:
-            self._send(client, call.ack, strict_json.dumps_bytes(reply), failed=bool(reply["error"]))
-        except Exception as exc:
-            self._refuse(client, call.ack, self.fault("reply", exc, sid=client.sid, event=call.route.event.name))
+            body = strict_json.dumps_bytes(reply)
+        except strict_json.JsonRefused as exc:
+            self._refuse(client, call.ack, self.fault("reply", exc, sid=client.sid, event=name), name)
+            return
+        self._recorder.events.add(name, reply["code"] if reply["error"] else OK)
+        self._send(client, call.ack, body, failed=bool(reply["error"]))
 
     async def _reply(self, client: Client, call: Call) -> dict[str, Any]:
         """The reply's object, within the deadline; never raises."""
@@ -224,7 +231,9 @@ class Dispatcher:
             body = strict_json.dumps_bytes(success(data))
         client.send(ack_frame(ack, body))
 
-    def _refuse(self, client: Client, ack: int | None, error: FlowManagerError) -> None:
+    def _refuse(self, client: Client, ack: int | None, error: FlowManagerError, name: str) -> None:
+        # Only names of the catalogue are counted by name: a client must not be able to make up new series.
+        self._recorder.events.add(name if name in self._routes else OTHER, error.code)
         try:
             body = strict_json.dumps_bytes(self.failure(error))
         except strict_json.JsonRefused as exc:
@@ -232,7 +241,6 @@ class Dispatcher:
         self._send(client, ack, body, failed=True)
 
     def failure(self, error: FlowManagerError) -> dict[str, Any]:
-        self._counters.failures[error.code] += 1
         return failure(error, at=self._clock.now())
 
     def _send(self, client: Client, ack: int | None, body: bytes, *, failed: bool) -> None:

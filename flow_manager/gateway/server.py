@@ -8,12 +8,12 @@ from typing import Any
 
 from aiohttp import web
 
+from flow_manager.activity.subscription import ReadableStream
 from flow_manager.contract.models import ContainerMessage, ContainerStatus
 from flow_manager.contract.principal import Principal
 from flow_manager.errors import FlowManagerError, RateLimited, ValidationFailure
 from flow_manager.gateway.auth import Authenticator, check_open_mode
 from flow_manager.gateway.clients import Client, Clients
-from flow_manager.gateway.counters import Counters
 from flow_manager.gateway.dispatch import Dispatcher, GatewayLog, RepeatGuard
 from flow_manager.gateway.engine import RETRY_AFTER, EngineSocket
 from flow_manager.gateway.frames import ack_frame
@@ -21,7 +21,8 @@ from flow_manager.gateway.handlers import Manager, SocketIOEventHandler
 from flow_manager.gateway.packets import Event
 from flow_manager.gateway.publisher import Publisher
 from flow_manager.gateway.socketio_server import NAMESPACE, SocketServer, not_connected
-from flow_manager.gateway.subscriptions import Stream, Subscriptions
+from flow_manager.gateway.subscriptions import Subscriptions
+from flow_manager.observability.metrics import Counter, Gauge, Recorder
 from flow_manager.settings.models import Settings
 from flow_manager.store.base import StoredActivity
 from flow_manager.util import strict_json
@@ -42,11 +43,13 @@ class Gateway:
         self,
         settings: Settings,
         manager: Manager,
-        stream: Stream,
+        stream: ReadableStream,
         repeats: RepeatGuard,
         describe: Callable[[Principal], dict[str, Any]],
         log: GatewayLog,
         clock: Clock,
+        *,
+        recorder: Recorder | None = None,
     ) -> None:
         limits = settings.limits
         self._settings = settings
@@ -56,12 +59,12 @@ class Gateway:
         self._authenticator = Authenticator(settings.auth)
         self._rule = HostRule.of(settings.auth.hosts, settings.auth.origins, own_address=not self._authenticator.open)
         self._clients = Clients()
-        self._counters = Counters()
+        self._recorder = recorder or Recorder()
         self._publisher = Publisher()
         self._subscriptions = Subscriptions(stream, self._publisher, manager.resolve)
         self.handler = SocketIOEventHandler(manager, self._clients, self._subscriptions)
         self._dispatcher = Dispatcher(
-            self.handler, repeats, in_flight=limits.events_in_flight, log=log, clock=clock, counters=self._counters
+            self.handler, repeats, in_flight=limits.events_in_flight, log=log, clock=clock, recorder=self._recorder
         )
         self._server = SocketServer(self, max_payload=limits.payload, origin_allowed=self._origin_allowed)
         engine = self._server.eio
@@ -71,6 +74,9 @@ class Gateway:
         engine.max_clients = limits.max_clients
         engine.max_unauthenticated = limits.max_unauthenticated
         engine.count_authenticated = lambda: len(self._clients)
+        self._refused = Counter("flow_manager_connects_refused_total", "CONNECT refused: no valid token, or too many.")
+        self._slow = Counter("flow_manager_slow_clients_total", "Clients cut off because they did not read.")
+        self._measure()
 
     @property
     def client_count(self) -> int:
@@ -79,12 +85,7 @@ class Gateway:
 
     def metrics(self) -> str:
         """Prometheus text."""
-        return self._counters.text(
-            clients=len(self._clients),
-            connections=len(self._server.eio.sockets),
-            subscribers=len(self._publisher),
-            in_flight=self._dispatcher.in_flight,
-        )
+        return self._recorder.render()
 
     def attach(self, app: web.Application) -> None:
         """Answer at `/socket.io` and `/socket.io/`."""
@@ -126,6 +127,17 @@ class Gateway:
         """A flow of this tenant said something on its own. Never blocks."""
         self._publisher.publish_message(tenant, message)
 
+    def _measure(self) -> None:
+        connections = Gauge("flow_manager_connections", "Engine.IO sessions, authenticated or not yet.")
+        subscribers = Gauge("flow_manager_subscribers", "Live activity subscriptions.")
+        in_flight = Gauge("flow_manager_events_in_flight", "Client events that are being handled.")
+        self._recorder.clients.follow(lambda: {(): len(self._clients)})
+        connections.follow(lambda: {(): len(self._server.eio.sockets)})
+        subscribers.follow(lambda: {(): len(self._publisher)})
+        in_flight.follow(lambda: {(): self._dispatcher.in_flight})
+        for metric in (connections, subscribers, in_flight, self._refused, self._slow):
+            self._recorder.add(metric)
+
     # --- hooks of the Socket.IO server ---------------------------------------------------------------------------------
 
     async def connect(self, sid: str, socket: EngineSocket, auth: Any) -> None:
@@ -136,11 +148,11 @@ class Gateway:
                 # The door counts too, but several may be past it and not in yet.
                 raise RateLimited("too many clients", retry_after=RETRY_AFTER)
         except FlowManagerError:
-            self._counters.refused_connects += 1
+            self._refused.add()
             raise
         socket.client = client = Client(sid, principal, socket)
         self._clients.add(client)
-        self._log.log_socket_event("connect", sid, principal=principal.name, peer=socket.peer)
+        self._log.log_socket_event("connect", sid, actor=principal.name, peer=socket.peer)
 
     def connected(self, sid: str, socket: EngineSocket) -> None:
         client: Client = socket.client
@@ -155,7 +167,7 @@ class Gateway:
         if client is not None:
             client.socket.client = None
             self._subscriptions.unsubscribe(client)
-            self._log.log_socket_event("disconnect", sid, principal=client.principal.name, reason=reason)
+            self._log.log_socket_event("disconnect", sid, actor=client.principal.name, reason=reason)
 
     def event(self, socket: EngineSocket, event: Event, namespace: str) -> None:
         client = socket.client
@@ -176,10 +188,11 @@ class Gateway:
 
     def cut(self, socket: EngineSocket) -> None:
         client = socket.client
-        self._counters.slow_clients += 1
-        self._log.log_socket_event(
-            "slow_client",
-            client.sid if client is not None else socket.sid,
+        self._slow.add()
+        self._log.log_notice(
+            "a slow client was cut off",
+            warning=True,
+            sid=client.sid if client is not None else socket.sid,
             pending_bytes=socket.queue.pending_bytes,
             peer=socket.peer,
         )

@@ -163,7 +163,9 @@ class FakeStream:
         self.publish_to: Callable[[Sequence[StoredActivity]], None] = lambda entries: None
         self.on_read: Callable[[], Awaitable[None]] | None = None
 
-    def store(self, *, type: str = "test", tenant: str = "default", container_id: str | None = None, **details: Any) -> StoredActivity:
+    def store(
+        self, *, type: str = "test", tenant: str = "default", container_id: str | None = None, **details: Any
+    ) -> StoredActivity:
         stored = StoredActivity(
             tenant,
             Activity(
@@ -241,16 +243,32 @@ class FakeRepeats:
         return reply
 
 
+async def eventually(condition: Callable[[], Any]) -> None:
+    """Until it holds, for what nobody tells us of."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(name="eventually")
+def eventually_fixture() -> Callable[..., Any]:
+    return eventually
+
+
 class RecordingLog:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.errors: list[tuple[str, BaseException]] = []
+        self.notices: list[tuple[str, dict[str, Any]]] = []
 
     def log_socket_event(self, event: str, sid: str, **fields: Any) -> None:
         self.events.append((event, fields))
 
-    def log_error(self, error_id: str, exc: BaseException, **fields: Any) -> None:
-        self.errors.append((error_id, exc))
+    def log_error(self, error_id: str, error: BaseException, **fields: Any) -> None:
+        self.errors.append((error_id, error))
+
+    def log_notice(self, message: str, *, warning: bool = False, **fields: Any) -> None:
+        self.notices.append((message, fields))
 
     def named(self, event: str) -> list[dict[str, Any]]:
         return [fields for name, fields in self.events if name == event]
@@ -410,7 +428,7 @@ async def raw(service: SimpleNamespace) -> AsyncIterator[Callable[..., Any]]:
             assert (await client.receive()).startswith("0{")
             if connect:
                 await client.send("40")
-                await client.until("42[\"hello\"")
+                await client.until('42["hello"')
             return client
 
         yield open_one

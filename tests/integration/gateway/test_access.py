@@ -23,7 +23,17 @@ AUTH = {
 
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 @pytest.mark.parametrize(
-    "auth", [None, {}, {"token": "wrong"}, {"token": ""}, {"token": 5}, {"token": "x" * 5000}, {"token": [TOKEN]}, {"name": "ops"}]
+    "auth",
+    [
+        None,
+        {},
+        {"token": "wrong"},
+        {"token": ""},
+        {"token": 5},
+        {"token": "x" * 5000},
+        {"token": [TOKEN]},
+        {"name": "ops"},
+    ],
 )
 async def test_without_a_valid_token_the_client_gets_connect_error(serving, spy, transport, auth):
     async with serving(auth=AUTH) as service:
@@ -135,11 +145,13 @@ async def test_a_page_of_another_origin_opens_no_websocket(service):
 
 
 async def test_an_allowed_page_gets_its_cross_origin_header_and_no_credentials(serving):
-    async with serving(auth={"origins": ["https://dash.example"]}) as service:
-        async with aiohttp.ClientSession() as session:
-            async with session.get(service.url + ENGINE, headers={"Origin": "https://dash.example"}) as response:
-                assert response.headers["Access-Control-Allow-Origin"] == "https://dash.example"
-                assert "Access-Control-Allow-Credentials" not in response.headers
+    async with (
+        serving(auth={"origins": ["https://dash.example"]}) as service,
+        aiohttp.ClientSession() as session,
+        session.get(service.url + ENGINE, headers={"Origin": "https://dash.example"}) as response,
+    ):
+        assert response.headers["Access-Control-Allow-Origin"] == "https://dash.example"
+        assert "Access-Control-Allow-Credentials" not in response.headers
 
 
 @pytest.mark.parametrize(

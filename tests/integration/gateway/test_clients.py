@@ -95,7 +95,9 @@ async def test_forty_events_at_once_are_all_answered(service, connect, transport
         assert all(reply["error"] is False for reply in replies)
 
 
-@pytest.mark.parametrize("name", ["connect", "disconnect", "connect_error", "disconnecting", "newListener", "removeListener"])
+@pytest.mark.parametrize(
+    "name", ["connect", "disconnect", "connect_error", "disconnecting", "newListener", "removeListener"]
+)
 @TRANSPORTS
 async def test_an_event_with_a_reserved_name_runs_no_handler(service, connect, transport, name):
     async with connect(service.url, transport) as client:
@@ -125,18 +127,15 @@ async def test_a_repeated_request_id_is_answered_from_memory(service, connect):
         assert [verb for verb, _ in service.manager.calls] == ["create"]
 
 
-async def test_a_client_that_leaves_cancels_nothing_that_it_started(service, connect):
+async def test_a_client_that_leaves_cancels_nothing_that_it_started(service, connect, eventually):
     async with connect(service.url) as client:
         await client.call("create_container", {"image": "local", "name": "goes-on"})
         service.manager.hold = asyncio.Event()
         await client.sio.emit("start_container", {"container_id": "goes-on"})
         await client.call("list_containers")
-    while service.gateway.client_count:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: service.gateway.client_count == 0)
     service.manager.hold.set()
-    async with asyncio.timeout(5):
-        while service.manager.finished != ["start"]:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: service.manager.finished == ["start"])
 
 
 async def test_slow_operations_of_one_client_do_not_hold_up_reads(service, connect):

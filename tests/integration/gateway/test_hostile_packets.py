@@ -32,7 +32,7 @@ def reply(text: str) -> dict:
         ("427{}", "invalid_request"),
         ("427[]", "invalid_request"),
         ("427[1]", "invalid_request"),
-        ('427[null,{}]', "invalid_request"),
+        ("427[null,{}]", "invalid_request"),
         ('427[["get_status"],{}]', "invalid_request"),
         ('427[""]', "invalid_request"),
         ('427["' + "x" * 129 + '"]', "invalid_request"),
@@ -214,8 +214,14 @@ async def test_an_upgrade_that_is_never_finished_is_given_up(service, monkeypatc
 
 @pytest.mark.parametrize(
     ("query", "status"),
-    [("EIO=3&transport=polling", 400), ("EIO=4&transport=smoke", 400), ("EIO=4&transport=polling&j=0", 400),
-     ("EIO=4&transport=websocket", 400), ("EIO=4&transport=polling&sid=nobody", 400), ("", 400)],
+    [
+        ("EIO=3&transport=polling", 400),
+        ("EIO=4&transport=smoke", 400),
+        ("EIO=4&transport=polling&j=0", 400),
+        ("EIO=4&transport=websocket", 400),
+        ("EIO=4&transport=polling&sid=nobody", 400),
+        ("", 400),
+    ],
 )
 async def test_a_request_that_is_no_engine_io_is_refused(service, query, status):
     import aiohttp
