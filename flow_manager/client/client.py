@@ -1,0 +1,263 @@
+"""FlowManagerClient: one method for each client event, contract models in and out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self, TypeVar
+
+from flow_manager.client.errors import ServiceRefused
+from flow_manager.client.feed import ActivityFeed
+from flow_manager.client.session import Session
+from flow_manager.client.wire import checked_url, incoming, outgoing, reply_data
+from flow_manager.contract.activity import Activity, ActivityPage, Subscription
+from flow_manager.contract.models import (
+    ContainerConfig,
+    ContainerInfo,
+    ContainerMessage,
+    ContainerState,
+    ContainerStatus,
+    Deleted,
+    MessageDelivery,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+CONNECT_TIMEOUT = 10.0
+RECONNECT_FOR = 60.0
+READ_TIMEOUT = 30.0
+# The service gives an engine call up to two minutes; its own answer is better than ours, so we wait a little longer.
+OPERATION_TIMEOUT = 180.0
+# A create may pull an image, which is only bounded by its progress.
+CREATE_TIMEOUT = 1800.0
+# How long after its own deadline the service may answer.
+ANSWER_GRACE = 15.0
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class FlowManagerClient:
+    """A connection to a service, made again when it is lost.
+
+    A call under way when that happens is repeated with the same `request_id`, so that nothing is done twice. Every call
+    is bounded; after `reconnect_for` seconds without a connection all of them end with `Unreachable`.
+
+    :param url: of the control port. The token is never part of it.
+    :param on_message: called with what a flow sent on its own; only while activity is subscribed to.
+    :param on_status: called with each change of a flow's state; likewise.
+    :param on_connection: called with True and False as the connection comes and goes after the first.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        token: str | None = None,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        reconnect_for: float = RECONNECT_FOR,
+        on_message: Callable[[ContainerMessage], None] | None = None,
+        on_status: Callable[[ContainerStatus], None] | None = None,
+        on_connection: Callable[[bool], None] | None = None,
+    ) -> None:
+        self.url = checked_url(url)
+        self._reconnect_for = reconnect_for
+        self._on_message = on_message
+        self._on_status = on_status
+        self._feed: ActivityFeed | None = None
+        self._session = Session(
+            self.url,
+            token,
+            connect_timeout=connect_timeout,
+            reconnect_for=reconnect_for,
+            on_event=self._event,
+            on_loss=self._lost,
+            on_connection=on_connection,
+        )
+
+    async def __aenter__(self) -> Self:
+        """:raises ServiceRefused, Unreachable:"""
+        await self._session.open()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+        await self._session.close()
+
+    @property
+    def hello(self) -> dict[str, Any]:
+        """What the service said of itself at the (last) connect: version, instance, stream, principal, runtimes …"""
+        return self._session.hello
+
+    # --- the events, in the order of the contract ---------------------------------------------------------------------
+
+    async def create_container(
+        self,
+        config: ContainerConfig | Mapping[str, Any],
+        *,
+        start: bool = False,
+        request_id: str | None = None,
+        timeout: float = CREATE_TIMEOUT,
+    ) -> ContainerInfo:
+        fields = config.model_dump(exclude_unset=True) if isinstance(config, ContainerConfig) else dict(config)
+        request = {**fields, **({"start": True} if start else {}), "request_id": request_id}
+        return incoming(ContainerInfo, await self.call("create_container", request, timeout=timeout))
+
+    async def start_container(
+        self, container_id: str, *, wait: Literal["started", "ready"] = "started", request_id: str | None = None
+    ) -> ContainerStatus:
+        return await self._change("start_container", container_id, request_id, wait=wait)
+
+    async def stop_container(
+        self,
+        container_id: str,
+        *,
+        signal: str | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> ContainerStatus:
+        return await self._change("stop_container", container_id, request_id, signal=signal, timeout=timeout)
+
+    async def restart_container(
+        self, container_id: str, *, timeout: float | None = None, request_id: str | None = None
+    ) -> ContainerStatus:
+        return await self._change("restart_container", container_id, request_id, timeout=timeout)
+
+    async def pause_container(self, container_id: str, *, request_id: str | None = None) -> ContainerStatus:
+        return await self._change("pause_container", container_id, request_id)
+
+    async def unpause_container(self, container_id: str, *, request_id: str | None = None) -> ContainerStatus:
+        return await self._change("unpause_container", container_id, request_id)
+
+    async def kill_container(
+        self, container_id: str, *, signal: str = "SIGKILL", request_id: str | None = None
+    ) -> ContainerStatus:
+        return await self._change("kill_container", container_id, request_id, signal=signal)
+
+    async def delete_container(
+        self, container_id: str, *, force: bool = False, request_id: str | None = None
+    ) -> Deleted:
+        request = {"container_id": container_id, "force": force, "request_id": request_id}
+        return incoming(Deleted, await self.call("delete_container", request, timeout=OPERATION_TIMEOUT))
+
+    async def get_status(self, container_id: str) -> ContainerStatus:
+        return incoming(ContainerStatus, await self.call("get_status", {"container_id": container_id}))
+
+    async def get_container(self, container_id: str) -> ContainerInfo:
+        return incoming(ContainerInfo, await self.call("get_container", {"container_id": container_id}))
+
+    async def list_containers(
+        self,
+        *,
+        runtime: str | None = None,
+        state: ContainerState | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[ContainerInfo]:
+        request = {"runtime": runtime, "state": state, "labels": dict(labels) if labels else None}
+        return incoming(list[ContainerInfo], await self.call("list_containers", request))
+
+    async def send_message(
+        self,
+        container_id: str,
+        message: Mapping[str, Any],
+        *,
+        expect_reply: bool = False,
+        timeout: float = 30.0,
+        wake: bool = False,
+        request_id: str | None = None,
+    ) -> MessageDelivery:
+        """`timeout`: seconds that the flow may take to reply."""
+        request = {
+            "container_id": container_id,
+            "message": dict(message),
+            "expect_reply": expect_reply,
+            "timeout": float(timeout),
+            "wake": wake,
+            "request_id": request_id,
+        }
+        return incoming(MessageDelivery, await self.call("send_message", request, timeout=timeout + ANSWER_GRACE))
+
+    def subscribe_activity(
+        self,
+        *,
+        after: int | None = None,
+        stream: str | None = None,
+        container_id: str | None = None,
+        types: list[str] | None = None,
+    ) -> ActivityFeed:
+        """Follow what happens: `async for entry in client.subscribe_activity(after=…)`; see `ActivityFeed`.
+
+        The service keeps one subscription a connection, so a new feed ends the one before.
+        """
+        if self._feed is not None:
+            self._feed.close()
+        self._feed = ActivityFeed(self._subscribe, after=after, stream=stream, container_id=container_id, types=types)
+        return self._feed
+
+    async def unsubscribe_activity(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+        await self.call("unsubscribe_activity", {})
+
+    async def list_activity(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        container_id: str | None = None,
+        types: list[str] | None = None,
+    ) -> ActivityPage:
+        request = {"before": before, "limit": limit, "container_id": container_id, "types": types}
+        return incoming(ActivityPage, await self.call("list_activity", request))
+
+    async def call(self, event: str, request: Mapping[str, Any], *, timeout: float = READ_TIMEOUT) -> Any:
+        """Send any event of the catalogue; gives the reply's `data`. Fields that are None are left out.
+
+        :raises ServiceRefused: also for a request that its model refuses, without asking the service.
+        :raises Unreachable: within `timeout` seconds.
+        """
+        return reply_data(event, await self._session.call(event, outgoing(event, request), timeout))
+
+    async def _change(
+        self, event: str, container_id: str, request_id: str | None, *, timeout: float | None = None, **fields: Any
+    ) -> ContainerStatus:
+        request = {"container_id": container_id, "request_id": request_id, **fields}
+        if timeout is not None:
+            request["timeout"] = float(timeout)
+        data = await self.call(event, request, timeout=OPERATION_TIMEOUT + (timeout or 0))
+        return incoming(ContainerStatus, data)
+
+    async def _subscribe(self, request: dict[str, Any]) -> Subscription:
+        """One try on the connection that there is: the feed holds what comes meanwhile, and asks anew when it is lost."""
+        payload = outgoing("subscribe_activity", request)
+        reply = await self._session.call_once("subscribe_activity", payload, self._reconnect_for + READ_TIMEOUT)
+        return incoming(Subscription, reply_data("subscribe_activity", reply))
+
+    def _lost(self) -> None:
+        if self._feed is not None:
+            self._feed.lost()
+
+    def _event(self, name: str, data: Any) -> None:
+        try:
+            if name == "activity" and self._feed is not None:
+                self._feed.received(incoming(Activity, data))
+            elif name == "container_message":
+                _tell(self._on_message, incoming(ContainerMessage, data))
+            elif name == "container_status":
+                _tell(self._on_status, incoming(ContainerStatus, data))
+        except ServiceRefused as exc:
+            _log.warning("an event %s that can't be read was left out: %s", name, exc.message)
+
+
+def _tell(callback: Callable[[T], None] | None, value: T) -> None:
+    """A caller's callback that raises must not end the connection for everybody else."""
+    if callback is None:
+        return
+    try:
+        callback(value)
+    except Exception:
+        _log.exception("a callback failed")
