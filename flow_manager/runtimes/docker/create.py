@@ -47,6 +47,7 @@ class Creator:
 
     async def create(self, spec: FlowSpec, body: Body, progress: Progress | None, *, own_network: bool) -> Observation:
         """`body(network, attempt)` is what the engine gets."""
+        await self._networks.check(spec)
         if not own_network:
             return await self._create(spec, body, None, progress)
         async with self._networks.needed(spec) as network:

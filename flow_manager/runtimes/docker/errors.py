@@ -61,7 +61,7 @@ def _no_space(_: Subject, message: str) -> errors.FlowManagerError:
 def _port_in_use(_: Subject, message: str) -> errors.FlowManagerError:
     # "Bind for 127.0.0.1:80 failed: port is…", "listen tcp4 127.0.0.1:80: bind: address already in use"
     found = re.search(r":([0-9]{1,5})(?: failed)?: (?:port is already|bind:)", message) or re.search(
-        r"exposing port \S+?:([0-9]{1,5}) ", message
+        r"host port for (?:\[[^\]]*\]|[0-9.]+):([0-9]{1,5})", message
     )
     port = int(found[1]) if found else None
     where = f"port {port}" if port else "a published port"

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 from aiodocker.exceptions import DockerError
 
-from flow_manager.errors import FlowManagerError
+from flow_manager.errors import FlowManagerError, RuntimeRefused
 from flow_manager.runtimes.base import LABEL_INSTANCE, LABEL_TENANT, FlowSpec
 from flow_manager.runtimes.docker.containers import Containers
-from flow_manager.runtimes.docker.errors import RAW, Subject, translated
+from flow_manager.runtimes.docker.errors import KIND, RAW, Subject, translated
 from flow_manager.runtimes.docker.observe import dig, text
 from flow_manager.runtimes.docker.spec import endpoint, network_name
 
@@ -66,12 +67,24 @@ class Networks:
                         raise
             self._there.add(name)
 
+    async def check(self, spec: FlowSpec) -> None:
+        """See that the further networks exist: engine 20.10 joins a container to one that does not, and then can't start it.
+
+        :raises RuntimeRefused: with `network`.
+        """
+        for network in spec.networks:
+            try:
+                with translated(Subject(spec.id)):
+                    await self._containers.read(f"networks/{quote(network, safe='')}")
+            except RuntimeRefused as exc:
+                raise RuntimeRefused(f"no network '{network}'", kind=KIND, network=network) from exc
+
     async def connect(self, spec: FlowSpec, runtime_id: str) -> None:
         """Join the further networks (API 1.41 takes only one at create). :raises RuntimeRefused: one does not exist."""
         for network in spec.networks:
             body = {"Container": runtime_id, "EndpointConfig": endpoint(spec)}
             with translated(Subject(spec.id)):
-                path = f"networks/{network}/connect"
+                path = f"networks/{quote(network, safe='')}/connect"
                 await self._containers.client.call("POST", path, body=body, timeout=CHANGE_SECONDS)
 
     def sweep_soon(self) -> None:
