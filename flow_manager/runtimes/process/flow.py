@@ -38,6 +38,9 @@ KILL_TIMEOUT = 10.0
 # A stop signal takes effect when each process next leaves the kernel: microseconds, or the length of a disk read.
 FREEZE_TIMEOUT = 5.0
 FREEZE_POLL = 0.001
+FREEZE_LOOKS = 20
+# What was killed in a cgroup leaves it a moment later; until then the kernel keeps the folder.
+CGROUP_TIMEOUT = 1.0
 WORK_FOLDER = "work"
 
 
@@ -64,6 +67,7 @@ class ProcessFlow:
         self.removed = False
         self._around = around
         self._leader: Leader | None = None
+        self._oom_kills_before = 0
         self._ended = asyncio.Event()
         self._ended.set()
 
@@ -175,7 +179,9 @@ class ProcessFlow:
         if self._around.cgroup is None:  # it had one when it was created: never start without the limits
             reason = "the cgroup for its limits is not there any more"
             raise StartFailed(reason, reason=reason)
-        return self._around.cgroup.make(spec.id, limits)
+        made = self._around.cgroup.make(spec.id, limits)
+        self._oom_kills_before = made.oom_kills()  # a folder that could not be removed yet still counts the last run's
+        return made
 
     def _cgroup(self) -> FlowCgroup | None:
         return self._around.cgroup.of(self.id) if self._around.cgroup else None
@@ -202,7 +208,7 @@ class ProcessFlow:
             cgroup.kill()
         code = leader.reap()
         self._forget_leader()
-        oom = cgroup is not None and cgroup.oom_kills() > 0
+        oom = cgroup is not None and cgroup.oom_kills() > self._oom_kills_before
         if cgroup:
             cgroup.remove()
         self._save_quietly(
@@ -275,9 +281,30 @@ class ProcessFlow:
         self.send(0)
         if self.frozen:
             return
-        self.send(signal.SIGSTOP)
-        await self._until_frozen(True)
+        try:
+            async with asyncio.timeout(FREEZE_TIMEOUT):
+                await self._freeze()
+        except TimeoutError:
+            self.send(signal.SIGCONT)
+            raise StopFailed(f"its processes could not be frozen in {FREEZE_TIMEOUT:.0f} s") from None
         self._publish("paused")
+
+    async def _freeze(self) -> None:
+        while True:
+            self.send(signal.SIGSTOP)
+            for _ in range(FREEZE_LOOKS):
+                if self._group_is_frozen():
+                    return
+                await asyncio.sleep(FREEZE_POLL)
+            # A shell that waits in vfork(2) for a child that froze before its exec does not freeze, and would not until
+            # that child goes on: let both, and try again.
+            self.send(signal.SIGCONT)
+            await asyncio.sleep(FREEZE_POLL)
+
+    def _group_is_frozen(self) -> bool:
+        if self._leader is None:
+            raise ContainerStopped(f"flow {self.record.spec.name!r} does not run", state=self.record.state)
+        return all(member.frozen for member in kernel.groups().get(self._leader.pid, []))
 
     async def unpause(self) -> None:
         """:raises ContainerStopped, StopFailed:"""
@@ -285,22 +312,17 @@ class ProcessFlow:
         if not self.frozen:
             return
         self.send(signal.SIGCONT)
-        await self._until_frozen(False)
+        try:
+            async with asyncio.timeout(FREEZE_TIMEOUT):
+                while self.frozen:  # noqa: ASYNC110 - the kernel tells nobody; one look is nearly always enough
+                    await asyncio.sleep(FREEZE_POLL)
+        except TimeoutError:
+            raise StopFailed(f"its processes did not go on in {FREEZE_TIMEOUT:.0f} s") from None
         self._publish("unpaused")
 
     @property
     def frozen(self) -> bool:
         return self._leader is not None and self._leader.frozen
-
-    async def _until_frozen(self, wanted: bool) -> None:
-        try:
-            async with asyncio.timeout(FREEZE_TIMEOUT):
-                while self.frozen is not wanted:
-                    self.send(0)
-                    await asyncio.sleep(FREEZE_POLL)
-        except TimeoutError:
-            word = "stopped" if wanted else "continued"
-            raise StopFailed(f"its processes were not {word} in {FREEZE_TIMEOUT:.0f} s") from None
 
     def stop_number(self, name: str | None) -> int:
         """:raises InvalidRequest: no such signal."""
@@ -342,9 +364,12 @@ class ProcessFlow:
         if self._leader is not None:
             self._forget_leader()
 
-    def delete_folder(self) -> None:
-        if cgroup := self._cgroup():
+    async def discard(self) -> None:
+        """Remove all that was kept for it. :raises RuntimeRefused: it can't be removed."""
+        deadline = self._around.clock.monotonic() + CGROUP_TIMEOUT
+        while (cgroup := self._cgroup()) and self._around.clock.monotonic() < deadline:
             cgroup.remove()
+            await asyncio.sleep(FREEZE_POLL)
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.exists():
             raise RuntimeRefused(f"the folder of flow {self.id} can't be removed", kind=launch.KIND)

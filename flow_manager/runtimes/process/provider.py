@@ -217,7 +217,7 @@ class ProcessProvider:
                 flow.refuse_if_running()
             elif flow.runs:
                 await flow.kill()
-            flow.delete_folder()
+            await flow.discard()
             self._flows.pop(id, None)
             self._meter.forget(id)
         self._hub.publish(RuntimeEvent("removed", id, at=self._clock.now()))
