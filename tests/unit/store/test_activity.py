@@ -84,7 +84,7 @@ async def test_filters_use_their_index_and_sort_nothing(
     chosen = {name: name in filters for name in ("tenant", "container", "types")}
     text = activity_sql.select_text(after=True, before=True, newest_first=True, **chosen)
     connection = sqlite3.connect(path)
-    given = {name: "1" for name in ("after", "before", "tenant", "container_id", "types", "limit")}
+    given = dict.fromkeys(("after", "before", "tenant", "container_id", "types", "limit"), "1")
     plan = " | ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", given))
     connection.close()
     assert index in plan
