@@ -36,6 +36,12 @@ def normal(signal: str) -> str:
         return signal
 
 
+def _still_runs(seen: Observation) -> StopFailed:
+    return StopFailed(
+        f"flow '{seen.id}' still runs after {KILL}", container_id=seen.id, reason="the kill had no effect"
+    )
+
+
 class Ending:
     """Ends containers."""
 
@@ -50,21 +56,24 @@ class Ending:
         chosen = normal(signal or handle.stop_signal) if grace > 0 else KILL
         with self._under_way(handle.runtime_id):
             try:
-                if chosen != normal(handle.stop_signal):
-                    # The engine lets a paused container see its own stop signal, and no other one.
-                    await self._let_go_on(handle)
-                await self._send(handle, chosen)
-                if not await self.ended(handle, grace if chosen != KILL else KILL_SECONDS):
-                    await self._send(handle, KILL)
-                    await self.ended(handle, KILL_SECONDS)
+                over = await self._signal_and_wait(handle, chosen, grace)
             except ContainerStopped:
-                pass
+                over = True
             seen = await self._containers.inspect(handle.flow_id)
-            if seen.running:
-                raise StopFailed(
-                    f"flow '{seen.id}' still runs after {KILL}", container_id=seen.id, reason="the kill had no effect"
-                )
-            return seen
+        if seen.running and not over:
+            raise _still_runs(seen)
+        return seen  # it may run again by now: somebody started it after its end
+
+    async def _signal_and_wait(self, handle: Handle, signal: str, grace: float) -> bool:
+        """True once it has ended. :raises ContainerStopped: it did not run."""
+        if signal != normal(handle.stop_signal):
+            # The engine lets a paused container see its own stop signal, and no other one.
+            await self._let_go_on(handle)
+        await self._send(handle, signal)
+        if await self.ended(handle, grace if signal != KILL else KILL_SECONDS):
+            return True
+        await self._send(handle, KILL)
+        return await self.ended(handle, KILL_SECONDS)
 
     async def kill(self, handle: Handle, signal: str) -> Observation:
         """:raises ContainerNotFound, ContainerStopped, StopFailed, InvalidRequest, RuntimeUnavailable:"""
@@ -72,12 +81,10 @@ class Ending:
         seen = await self._containers.inspect(handle.flow_id)
         if normal(signal) != KILL or not seen.running:
             return seen
-        await self.ended(handle, KILL_SECONDS)
+        over = await self.ended(handle, KILL_SECONDS)
         seen = await self._containers.inspect(handle.flow_id)
-        if seen.running:
-            raise StopFailed(
-                f"flow '{seen.id}' still runs after {KILL}", container_id=seen.id, reason="the kill had no effect"
-            )
+        if seen.running and not over:
+            raise _still_runs(seen)
         return seen
 
     async def ended(self, handle: Handle, within: float) -> bool:
