@@ -7,6 +7,7 @@ forgets the calls under way, whose callers would then wait for their own time-ou
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -147,7 +148,8 @@ class Connection:
         except aiohttp.InvalidURL:
             raise Unreachable(f"{self.url} is not an address") from None
         except aiohttp.ClientConnectorError as exc:
-            reason = exc.os_error.strerror or str(exc.os_error)
+            number = exc.os_error.errno
+            reason = os.strerror(number) if number is not None and number > 0 else str(exc.os_error)
             raise Unreachable(f"nothing answers at {self.url} ({reason}): is `flow-manager serve` running?") from None
         except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
             raise Unreachable(f"{self.url} gives no proper answer ({type(exc).__name__})") from None

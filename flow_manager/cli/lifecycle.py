@@ -1,0 +1,127 @@
+"""start, stop, restart, pause, unpause, kill and rm: one event for each flow that is named, in the order given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flow_manager.cli.options import FlowIds, Json, Target, Token, Url, target
+from flow_manager.cli.output import complain, print_json, say
+from flow_manager.cli.run import REFUSED, with_client, worded
+
+if TYPE_CHECKING:
+    from flow_manager.client import FlowManagerClient
+
+Grace = Annotated[
+    float | None,
+    typer.Option("--timeout", "-t", min=0, max=600, metavar="SECONDS", help="Time to end by itself before the kill."),
+]
+Signal = Annotated[str | None, typer.Option("--signal", "-s", metavar="SIGNAL", help="For example SIGINT.")]
+
+
+def register(app: typer.Typer) -> None:
+    for verb in (start, stop, restart, pause, unpause, kill):
+        app.command()(verb)
+    app.command("rm")(remove)
+
+
+def start(
+    context: typer.Context,
+    flows: FlowIds,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it is ready, not only started.")] = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Start flows."""
+    request = {"wait": "ready"} if wait else {}
+    _each(target(context, url, token, as_json), flows, "start_container", request)
+
+
+def stop(
+    context: typer.Context,
+    flows: FlowIds,
+    signal: Signal = None,
+    timeout: Grace = None,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Stop flows; they stay stopped."""
+    _each(target(context, url, token, as_json), flows, "stop_container", {"signal": signal, "timeout": timeout})
+
+
+def restart(
+    context: typer.Context,
+    flows: FlowIds,
+    timeout: Grace = None,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Stop flows and start them again."""
+    _each(target(context, url, token, as_json), flows, "restart_container", {"timeout": timeout})
+
+
+def pause(context: typer.Context, flows: FlowIds, url: Url = None, token: Token = None, as_json: Json = False) -> None:
+    """Freeze running flows."""
+    _each(target(context, url, token, as_json), flows, "pause_container", {})
+
+
+def unpause(
+    context: typer.Context, flows: FlowIds, url: Url = None, token: Token = None, as_json: Json = False
+) -> None:
+    """Let paused flows go on."""
+    _each(target(context, url, token, as_json), flows, "unpause_container", {})
+
+
+def kill(
+    context: typer.Context,
+    flows: FlowIds,
+    signal: Signal = None,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Send flows a signal now (SIGKILL unless another is given)."""
+    _each(target(context, url, token, as_json), flows, "kill_container", {"signal": signal})
+
+
+def remove(
+    context: typer.Context,
+    flows: FlowIds,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Also while it runs.")] = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Delete flows and all that they left."""
+    _each(target(context, url, token, as_json), flows, "delete_container", {"force": force})
+
+
+def _each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) -> None:
+    """One that is refused doesn't keep the others from their turn; the exit status tells of it."""
+    from flow_manager.client import ServiceRefused
+    from flow_manager.client.client import OPERATION_TIMEOUT
+
+    async def work(client: FlowManagerClient) -> int:
+        refusals = 0
+        for flow in flows:
+            timeout = OPERATION_TIMEOUT + (request.get("timeout") or 0)
+            try:
+                data = await client.call(event, {"container_id": flow, **request}, timeout=timeout)
+            except ServiceRefused as refused:
+                refusals += 1
+                complain(worded(refused))
+                continue
+            if goal.as_json:
+                print_json(data)
+            elif event == "delete_container":
+                say(f"{flow} deleted")
+            else:
+                say(f"{data['name']} {data['state']}")
+        return refusals
+
+    if with_client(goal, work):
+        raise typer.Exit(REFUSED)
