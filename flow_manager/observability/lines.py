@@ -47,13 +47,13 @@ def line_of(
 ) -> str:
     """The line without its end. As text a trace follows on lines of its own, each begun with `    | `."""
     moment = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    shown = {key: _value_of(value) for key, value in fields.items() if value is not None}
+    shown = {clean(key): _value_of(value) for key, value in fields.items() if value is not None}
     if style == "json":
         record: dict[str, Any] = {"time": moment, "level": level, "message": clean(message), **shown}
         if trace is not None:
             record["trace"] = [clean(line) for line in trace.split("\n")]
         return orjson.dumps(record).decode()
-    parts = [moment, f"{level:<7}", clean(message), *(f"{clean(key)}={_quoted(value)}" for key, value in shown.items())]
+    parts = [moment, f"{level:<7}", clean(message), *(f"{key}={_quoted(value)}" for key, value in shown.items())]
     line = " ".join(parts)
     if trace is not None:
         line += "".join(f"\n    | {clean(part)}" for part in trace.split("\n"))

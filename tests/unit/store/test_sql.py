@@ -184,6 +184,7 @@ async def test_a_fault_of_ours_never_repeats_the_value_that_could_not_be_stored(
         await store.activity.append([draft(message="hunter2 \ud800")])
     assert "hunter2" not in caught.value.message + str(caught.value.details)
     assert await store.activity.read(limit=1) == []
+    await store.activity.append([draft()])  # no transaction was left open
 
 
 async def test_many_at_once_share_the_file_without_an_error(store: SqlStore, draft: Draft) -> None:
