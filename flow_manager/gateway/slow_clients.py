@@ -109,6 +109,7 @@ class Outbox(asyncio.Queue[Any]):
             self.get_nowait()
         if self._pump is not None:
             self._pump.cancel()
+            self._pump = None  # one that never began runs no `finally`
         self._transport = self._socket = None
         super().put_nowait(None)
 

@@ -1,0 +1,67 @@
+// Does every event of the catalogue with socket.io-client, unchanged, and prints one JSON object of what it saw.
+//   node every_event.mjs URL TRANSPORT TOKEN [CONFIG] — TRANSPORT: websocket | polling | upgrade; CONFIG: ContainerConfig as JSON
+import { io } from "socket.io-client";
+
+const [url, transport, token, config = '{"image":"local"}'] = process.argv.slice(2);
+const transports = transport === "upgrade" ? ["polling", "websocket"] : [transport];
+const options = { transports, reconnection: false, forceNew: true, timeout: 10000 };
+const replies = {};
+const events = { activity: [], container_status: [], container_message: [], error: [] };
+
+const refusal = await new Promise((resolve) => {
+  const stranger = io(url, { ...options, auth: { token: "wrong" } });
+  stranger.on("connect_error", (err) => resolve({ message: err.message, data: err.data ?? null }));
+  stranger.on("connect", () => { stranger.disconnect(); resolve(null); });
+});
+
+const socket = io(url, { ...options, auth: token ? { token } : {} });
+for (const name of Object.keys(events)) socket.on(name, (data) => events[name].push(data));
+const hello = await new Promise((resolve, reject) => {
+  socket.on("hello", resolve);
+  socket.on("connect_error", reject);
+});
+
+async function call(event, ...payload) {
+  const reply = await socket.timeout(60000).emitWithAck(event, ...payload);
+  replies[event] = reply;
+  return reply;
+}
+
+async function until(what, condition) {
+  const end = Date.now() + 10000;
+  while (!condition()) {
+    if (Date.now() > end) throw new Error(`waited in vain for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+const subscribed = await call("subscribe_activity");
+const created = await call("create_container", { ...JSON.parse(config), name: `js-${transport}` });
+const container_id = created.data?.id;
+await call("start_container", { container_id, wait: "started" });
+await call("get_status", { container_id });
+await call("get_container", { container_id: `js-${transport}` });
+await call("list_containers");
+await call("send_message", { container_id, message: { hello: "flow" }, expect_reply: true, timeout: 20 });
+await call("pause_container", { container_id });
+await call("unpause_container", { container_id });
+await call("restart_container", { container_id, timeout: 2 });
+await call("stop_container", { container_id, timeout: 2 });
+await call("start_container", { container_id });
+await call("kill_container", { container_id });
+await call("delete_container", { container_id, force: true });
+await call("list_activity", { limit: 5 });
+await until("a status", () => events.container_status.length > 0);
+const again = await call("subscribe_activity", { after: subscribed.data.cursor, stream: subscribed.data.stream });
+await call("unsubscribe_activity");
+const unknown = await socket.timeout(10000).emitWithAck("no_such_event", {});
+const large = await socket.timeout(20000).emitWithAck("get_status", { container_id: "x".repeat(2_000_000) });
+const burst = await Promise.all(Array.from({ length: 50 }, () => socket.timeout(20000).emitWithAck("list_containers")));
+await until("errors", () => events.error.length >= 2);
+
+const used = socket.io.engine.transport.name;
+socket.disconnect();
+console.log(JSON.stringify({
+  refusal, hello, replies, events, again, unknown, large, used,
+  burst: burst.filter((reply) => reply.error === false).length,
+}));
