@@ -38,6 +38,10 @@ START_SECONDS = 60.0  # a cold start takes one second; a busy machine with two c
 STOP_SECONDS = 30.0  # the engine gives its containers their ten seconds each, in parallel
 
 
+# Kept so that a Popen is not collected, with a warning, while its engine runs on.
+_children: list[subprocess.Popen[bytes]] = []
+
+
 class EngineUnavailable(RuntimeError):
     """There is no engine and none can be started here; the message says what to do."""
 
@@ -96,9 +100,14 @@ class PrivateEngine:
         self.launch(*arguments)
         return self.host
 
-    def launch(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def launch(self, *arguments: str) -> None:
         """Start dockerd alone (its bridge must be there) and wait until it answers; also after a kill, on the same data."""
         (self.folder / "docker.pid").unlink(missing_ok=True)
+        # A killed dockerd takes its containerd along; where nobody has reaped that yet, the next dockerd takes the id in
+        # the file for a living containerd and waits for it in vain.
+        containerd = self.folder / "exec" / "containerd" / "containerd.pid"
+        if containerd.exists() and _state(int(containerd.read_text().strip() or "0")) in "ZX":
+            containerd.unlink()
         command = [
             *("dockerd", "--host", self.host, "--group", "root", "--bridge", self.bridge),
             *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
@@ -112,10 +121,11 @@ class PrivateEngine:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
+        _children.append(process)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if engine_api.answers(self.host):
-                return process
+                return
             if process.poll() is not None:
                 break
             time.sleep(0.05)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import signal as signals
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from aiodocker.exceptions import DockerError
 
@@ -69,23 +69,38 @@ class Ending:
         if signal != normal(handle.stop_signal):
             # The engine lets a paused container see its own stop signal, and no other one.
             await self._let_go_on(handle)
-        await self._send(handle, signal)
-        if await self.ended(handle, grace if signal != KILL else KILL_SECONDS):
-            return True
-        await self._send(handle, KILL)
-        return await self.ended(handle, KILL_SECONDS)
+        async with self._waiting(handle, grace + 2 * KILL_SECONDS + self._timeout) as end:
+            await self._send(handle, signal)
+            if signal != KILL:
+                await asyncio.wait([end], timeout=grace)
+                if end.done():
+                    return end.result()
+                await self._send(handle, KILL)
+            await asyncio.wait([end], timeout=KILL_SECONDS)
+            return end.done() and end.result()
 
     async def kill(self, handle: Handle, signal: str) -> Observation:
         """:raises ContainerNotFound, ContainerStopped, StopFailed, InvalidRequest, RuntimeUnavailable:"""
-        await self._send(handle, signal)
-        seen = await self._containers.inspect(handle.flow_id)
-        if normal(signal) != KILL or not seen.running:
-            return seen
-        over = await self.ended(handle, KILL_SECONDS)
+        if normal(signal) != KILL:
+            await self._send(handle, signal)
+            return await self._containers.inspect(handle.flow_id)
+        over = await self._signal_and_wait(handle, KILL, 0)
         seen = await self._containers.inspect(handle.flow_id)
         if seen.running and not over:
             raise _still_runs(seen)
         return seen
+
+    @asynccontextmanager
+    async def _waiting(self, handle: Handle, within: float) -> AsyncIterator[asyncio.Task[bool]]:
+        """Waits from before the signal on: whoever looks only afterwards may see what was started anew meanwhile."""
+        task = asyncio.create_task(self.ended(handle, within), name="docker-wait")
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # it was told to whoever asked; nobody else is to be warned of it
 
     async def ended(self, handle: Handle, within: float) -> bool:
         """Wait for the end of the container, at most `within` seconds; False when it still runs then."""
