@@ -1,16 +1,18 @@
 """Replay for a subscriber that comes back: from its cursor on, then live, with neither gap nor repeat.
 
-How to use it (all of it in the loop's thread):
+How to use it, in the loop's thread:
 
-    plan = begin_replay(stream, after=…, stream_id=…, tenant=…, container_id=…, types=…)
-    live = register the subscriber for live entries, held back for now   # no `await` between these two lines
-    async for page in plan.pages():
-        send page
-    send what was held back                                              # entries past plan.upto, each once
-    acknowledge with cursor=plan.upto, replayed=plan.replayed, gap=plan.gap
+    while True:
+        plan = begin_replay(stream, after=after, stream_id=stream_id, tenant=…, container_id=…, types=…)
+        async for page in plan.pages():
+            send page
+        if plan.upto >= stream.head:
+            break
+        after, stream_id = plan.upto, None        # more was published meanwhile: read it rather than hold it in memory
+    join the live entries past plan.upto          # no `await` since the look at the head
 
-`begin_replay` fixes the head: what is at or below `upto` is replayed, what is beyond it comes live. Listeners of the stream
-are told in cursor order and the head moves with them, in one step of the loop; so an entry is on exactly one of the sides.
+`begin_replay` fixes the head: what is at or below `upto` is replayed, what is beyond it comes live. The stream moves its head
+and tells its listeners in one step of the loop, in cursor order; so an entry is on exactly one of the sides.
 
 `gap` is final only once the pages are at their end: retention may cut while a slow subscriber is being served. It is true
 whenever an entry may be missing, never false when one is.
@@ -76,15 +78,6 @@ class ReplayPlan:
         self._types = None if types is None else tuple(types)
         self._page = page
 
-    def wants(self, entry: StoredActivity) -> bool:
-        """Whether a live entry belongs to this subscription: past the replayed ones, and passed by its filters."""
-        return (
-            entry.entry.cursor > self.upto
-            and (self._tenant is None or entry.tenant == self._tenant)
-            and (self._container_id is None or entry.entry.container_id == self._container_id)
-            and (self._types is None or entry.entry.type in self._types)
-        )
-
     async def pages(self) -> AsyncIterator[list[StoredActivity]]:
         """The entries to replay, oldest first, a page at a time. To be gone through once, to its end.
 
@@ -138,19 +131,3 @@ def begin_replay(
     return ReplayPlan(
         stream, after=start, upto=upto, gap=gap, tenant=tenant, container_id=container_id, types=types, page=page
     )
-
-
-async def replay(
-    stream: ReadableStream,
-    *,
-    after: int | None,
-    stream_id: str | None = None,
-    tenant: str | None = None,
-    container_id: str | None = None,
-    types: Sequence[str] | None = None,
-) -> ReplayPlan:
-    """`begin_replay`, and the gap that retention has already cut is known on return."""
-    plan = begin_replay(stream, after=after, stream_id=stream_id, tenant=tenant, container_id=container_id, types=types)
-    if plan.after < plan.upto and await stream.floor() > plan.after:
-        plan.gap = True
-    return plan

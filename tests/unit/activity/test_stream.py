@@ -4,6 +4,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from flow_manager.activity.stream import MAX_BATCH, ActivityStream
 from flow_manager.errors import DiskFull, Internal, QueueFull, ShuttingDown
 from flow_manager.settings.models import ActivitySettings
 from flow_manager.store.base import ActivityDraft, StoredActivity
+from flow_manager.store.sql import SqlStore
 from flow_manager.testing.clock import FakeClock
+from flow_manager.util.clock import SystemClock
 
 Draft = Callable[..., ActivityDraft]
 Make = Callable[..., ActivityStream]
@@ -293,6 +296,23 @@ async def test_a_failing_prune_is_no_outage(
     await second.open()
     await second.add(draft())
     assert second.outage is None
+
+
+async def test_with_a_real_file_that_may_not_grow_nothing_is_lost_and_it_heals(tmp_path: Path, draft: Draft) -> None:
+    async with SqlStore(tmp_path / "small.db") as real:
+        await real._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 60"))
+        stream = ActivityStream(real.activity, ActivitySettings(), SystemClock(), first_retry=0.01)
+        await stream.open()
+        heard = Heard(stream)
+        futures = [stream.add(draft(message=f"{n} " + "x" * 800)) for n in range(MAX_BATCH)]
+        with pytest.raises(DiskFull):
+            await futures[-1]
+        assert await stream.read(limit=10) == []
+        await real._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 6000"))
+        entries = await heard.until(MAX_BATCH + 1)
+        assert [item.entry.message.split()[0] for item in entries[:-1]] == [str(n) for n in range(MAX_BATCH)]
+        assert heard.types[-1] == "operation_recovered"
+        await stream.close()
 
 
 async def test_figures(stream: ActivityStream, draft: Draft) -> None:

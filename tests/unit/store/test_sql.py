@@ -168,6 +168,18 @@ async def test_a_locked_file_fails_in_bounded_time_and_works_again(
         await store.ping()
 
 
+async def test_damage_in_the_middle_of_the_file_is_an_answer_not_a_crash(path: Path, draft: Draft) -> None:
+    async with SqlStore(path) as store:
+        await store.activity.append([draft(message="x" * 900)] * 200)
+    with path.open("r+b") as file:
+        file.seek(4096 * 20)
+        file.write(b"\xff" * 4096 * 20)
+    async with SqlStore(path) as store:
+        with pytest.raises(Internal, match="damaged"):
+            await store.activity.read(limit=1000)
+        assert await store.flows.all() == []  # what isn't damaged can still be read
+
+
 async def test_a_cancelled_caller_leaves_no_transaction_open(store: SqlStore, draft: Draft) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
