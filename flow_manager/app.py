@@ -99,6 +99,8 @@ class Service:
         self.instance = folder.instance(settings.instance)
 
         masker = Masker()
+        for secret in settings.activity.secrets:
+            masker.add_secret(secret)
         log = configure(settings.log, masker) if self._configure_log else SystemLogger()
         self._undo.append(log.close)
 

@@ -18,7 +18,7 @@ Each is a small carrier of data: `code` and `error_type` as in the wire contract
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 ERROR_TYPE_OF_RUNTIME_KIND = {
     "docker": "docker_api_error",
@@ -26,6 +26,14 @@ ERROR_TYPE_OF_RUNTIME_KIND = {
     "process": "process_error",
     "memory": "memory_error",
 }
+
+
+class Masks(Protocol):
+    """Whoever knows the secrets."""
+
+    def mask_text(self, text: str) -> str: ...
+
+    def mask(self, data: Any) -> Any: ...
 
 
 class FlowManagerError(Exception):
@@ -44,6 +52,12 @@ class FlowManagerError(Exception):
     @property
     def error_type(self) -> str:
         return self.type_name
+
+    def hide(self, masker: Masks) -> None:
+        """Mask secrets in the message and the details; to be called before it is told to anybody."""
+        self.message = masker.mask_text(self.message)
+        self.details = masker.mask(self.details)
+        self.args = (self.message,)
 
 
 # --- validation_error -------------------------------------------------------------------------------------------------

@@ -175,6 +175,8 @@ class Core:
             try:
                 return await body()
             except FlowManagerError as failed:
+                # An engine's own words can hold a value of the flow's environment.
+                failed.hide(self.masker)
                 outcome, error = failed.code, failed
                 raise
             except BaseException as ended:

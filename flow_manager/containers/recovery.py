@@ -9,6 +9,7 @@ from flow_manager.containers.create import undo
 from flow_manager.containers.delete import leave_nothing
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.models import ContainerConfig
+from flow_manager.contract.principal import MANAGER
 from flow_manager.errors import FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime
 from flow_manager.util.ids import new_short_id
@@ -51,6 +52,7 @@ async def _recover_runtime(core: Core, runtime: Runtime, entries: list[FlowEntry
     for entry in entries:
         if entry.record.phase == "creating":
             await undo(core, entry)
+            core.activity.log_operation_recovered(entry.ref, "create", outcome="undone")
         elif entry.record.phase == "deleting":
             await _finish_delete(core, entry)
         else:
@@ -65,7 +67,8 @@ async def _finish_delete(core: Core, entry: FlowEntry) -> None:
         core.log.log_debug("a flow can't be removed yet", container=entry.id, reason=error.message)
         return
     await leave_nothing(core, entry)
-    core.activity.log_container_deleted(entry.ref, "manager")
+    core.activity.log_container_deleted(entry.ref, MANAGER.name)
+    core.activity.log_operation_recovered(entry.ref, "delete", outcome="done")
 
 
 async def _adopt(core: Core, entry: FlowEntry, found: Observation | None) -> None:

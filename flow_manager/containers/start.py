@@ -47,7 +47,7 @@ async def start_now(core: Core, entry: FlowEntry) -> Observation:
             group.create_task(core.record(entry, desired="running"))
     except BaseExceptionGroup as failed:
         error = failed.exceptions[0]
-        entry.problem = str(error)
+        entry.problem = core.masker.mask_text(str(error))
         await core.channel.cleanup_socket(entry.id)
         raise error from None
     observation = starting.result()

@@ -91,6 +91,11 @@ class ActivitySettings(SettingsModel):
     keep_for: Seconds = Field(
         default=30 * 86400, description="Age up to which entries are kept, in seconds or as '30d'."
     )
+    secrets: tuple[Annotated[str, Field(min_length=6)], ...] = Field(
+        default=(),
+        repr=False,
+        description="Values to mask wherever they turn up, beside the secret-looking variables of flows.",
+    )
 
 
 class ChannelSettings(SettingsModel):

@@ -254,6 +254,18 @@ async def test_what_a_dead_manager_left_half_done_is_undone_or_finished(builder:
         with pytest.raises(ContainerNotFound):
             house.manager.get_status(LOCAL, requests.OneContainer(**one(made.id)))
         await house.nothing_is_left()
+        await house.told("operation_recovered")
+
+
+async def test_a_secret_in_an_engines_own_words_reaches_nobody(house: House) -> None:
+    made = await make(house, environment={"DB_PASSWORD": "hunter22"})
+    house.faults.fail("start", StartFailed("cannot run hunter22", reason="no hunter22"))
+    with pytest.raises(StartFailed) as refused:
+        await house.manager.start_container(LOCAL, requests.StartContainer(**one(made.id)))
+    await house.told("operation_failed")
+    seen = [str(refused.value), refused.value.message, str(refused.value.details), str(house.statuses)]
+    seen += [str(item) for item in await house.stream.read(limit=100)]
+    assert "hunter22" not in " ".join(seen)
 
 
 async def test_a_restarted_manager_knows_its_flows_and_their_sockets(builder: Builder) -> None:
