@@ -19,6 +19,7 @@ from tests import leaks
 REQUIRED = "FLOW_MANAGER_REQUIRE_ENGINE"
 LOOP = "FLOW_MANAGER_TEST_LOOP"
 NEEDED = ("docker", "node")
+NO_TASKS = "no_tasks_left"
 
 pytest_plugins = ["tests.engine"] if (Path(__file__).parent / "engine.py").exists() else []
 
@@ -46,10 +47,11 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
 # --- leaks ------------------------------------------------------------------------------------------------------------
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if inspect.iscoroutinefunction(metafunc.function):
-        # First in, last out: after every other fixture of the test has ended. Not for tests without a loop of their own.
-        metafunc.fixturenames.insert(0, "no_tasks_left")
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # First in, last out: after every other fixture of the test has ended. Not for tests without a loop of their own.
+    on_a_loop = isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function)
+    if on_a_loop and NO_TASKS not in item.fixturenames:
+        item.fixturenames.insert(0, NO_TASKS)
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ def describe(pid: int) -> str | None:
     """None for one that is gone or may stay."""
     try:
         process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return f"process {pid} (zombie): {process.name()}"
         command = " ".join(process.cmdline()) or process.name()
         if any(name in command for name in LASTING):
             return None

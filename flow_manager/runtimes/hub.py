@@ -31,11 +31,13 @@ class EventHub:
         self._watchers.add(watcher)
         try:
             yield RuntimeEvent("resync", reason="watch begins")
-            while not self._closed:
-                await watcher.filled.wait()
+            while True:
                 while watcher.waiting:
                     yield watcher.waiting.popleft()
+                if self._closed:
+                    return
                 watcher.filled.clear()
+                await watcher.filled.wait()
         finally:
             self._watchers.discard(watcher)
 

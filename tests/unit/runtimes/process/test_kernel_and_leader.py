@@ -24,7 +24,11 @@ def spawn() -> Iterator[Spawn]:
 
     def start(*command: str, **options: object) -> int:
         started.append(subprocess.Popen(command, start_new_session=True, **options))  # type: ignore[call-overload]
-        return started[-1].pid
+        pid = started[-1].pid
+        # Popen returns a moment before the kernel is done with the exec: until then there is neither memory nor environment.
+        while (stat := kernel.read_stat(pid)) and stat.alive and not (kernel.PROC / str(pid) / "environ").read_bytes():
+            os.sched_yield()
+        return pid
 
     yield start
     for process in started:
@@ -61,8 +65,6 @@ def test_a_group_holds_its_living_members(spawn: Spawn, tmp_path: Path) -> None:
 
 def test_a_variable_is_found_only_whole(spawn: Spawn) -> None:
     pid = spawn("/bin/sleep", "60", env={"FLOW_ID": "abcdefghijkl"})
-    while not (kernel.PROC / str(pid) / "environ").read_bytes():  # empty until the kernel is done with the exec
-        os.sched_yield()
     assert kernel.environment_holds(pid, "FLOW_ID", "abcdefghijkl")
     assert not kernel.environment_holds(pid, "FLOW_ID", "abcdefghijk")
     assert not kernel.environment_holds(pid, "LOW_ID", "abcdefghijkl")
