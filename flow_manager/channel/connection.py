@@ -55,9 +55,27 @@ class ConnectionOwner(Protocol):
 
 class Connection(asyncio.Protocol):
     __slots__ = (
-        "_bad_lines", "_bucket", "_closing", "_deadlines", "_held", "_loop", "_monotonic", "_owner", "_partial_since",
-        "_partial_timer", "_pending", "_reading", "_resume_timer", "_settings", "_splitter", "_transport", "_writer",
-        "_ended", "acks", "last_heard", "peer",
+        "_bad_lines",
+        "_bucket",
+        "_closing",
+        "_deadlines",
+        "_ended",
+        "_held",
+        "_loop",
+        "_monotonic",
+        "_owner",
+        "_partial_since",
+        "_partial_timer",
+        "_pending",
+        "_reading",
+        "_resume_timer",
+        "_settings",
+        "_splitter",
+        "_transport",
+        "_writer",
+        "acks",
+        "last_heard",
+        "peer",
     )  # fmt: skip
 
     def __init__(
