@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
 
 from flow_manager import __version__
-from flow_manager.cli import activity, create, lifecycle, ps, send, serve
+from flow_manager.cli import activity, create, demo, lifecycle, ps, send, serve
 from flow_manager.cli.options import Given, Json, Token, Url
 from flow_manager.cli.token import tokens
 
@@ -23,7 +25,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(before_the_verb)
-    for family in (serve, ps, create, lifecycle, send, activity):
+    for family in (serve, demo, ps, create, lifecycle, send, activity):
         family.register(app)
     app.add_typer(tokens, name="token")
     return app
@@ -53,6 +55,10 @@ def _version(shown: bool) -> None:
 
 def main() -> None:
     """The entry point of the program `flow-manager`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 gets `?` for what it can't show, not a crash.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     build()()
 
 

@@ -29,10 +29,18 @@ from flow_manager.settings.names import (
 )
 from flow_manager.util import strict_json
 
-# These belong to the command line and its client, not to the service.
-NOT_SETTINGS = frozenset({"FLOW_MANAGER_URL", "FLOW_MANAGER_TOKEN", "FLOW_MANAGER_CONFIG", "FLOW_MANAGER_DEMO_IMAGE"})
-# Switches of the test suite (`FLOW_MANAGER_REQUIRE_DOCKER=1` makes a missing engine a failure).
-TEST_SWITCH_PREFIX = "FLOW_MANAGER_REQUIRE_"
+# These belong to the command line, its client and the workshop's scripts, not to the service.
+NOT_SETTINGS = frozenset(
+    {
+        "FLOW_MANAGER_URL",
+        "FLOW_MANAGER_TOKEN",
+        "FLOW_MANAGER_CONFIG",
+        "FLOW_MANAGER_DEMO_IMAGE",
+        "FLOW_MANAGER_ENGINE_DIR",
+    }
+)
+# Switches of the test suite (`FLOW_MANAGER_REQUIRE_ENGINE=1` makes a missing engine a failure).
+TEST_SWITCH_PREFIXES = ("FLOW_MANAGER_REQUIRE_", "FLOW_MANAGER_TEST_")
 # A settings file is read by people; one this long is a mistake (`--config` given a log or a device).
 MAX_FILE_BYTES = 1024 * 1024
 
@@ -89,7 +97,7 @@ def read_environment(environ: Mapping[str, str]) -> Source:
     """
     source = Source()
     for name in sorted(environ):
-        if not name.startswith(ENVIRONMENT_PREFIX) or name in NOT_SETTINGS or name.startswith(TEST_SWITCH_PREFIX):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in NOT_SETTINGS or name.startswith(TEST_SWITCH_PREFIXES):
             continue
         origin = f"environment variable {name}"
         path = tuple(part.lower() for part in name.removeprefix(ENVIRONMENT_PREFIX).split(NESTING))
