@@ -12,7 +12,8 @@ function connect() {
     send({ type: "hello", contract: 1, acks: true });
     send({ type: "ready" });
   });
-  readline.createInterface({ input: socket }).on("line", (line) => {
+  const lines = readline.createInterface({ input: socket });
+  lines.on("line", (line) => {
     const frame = JSON.parse(line);
     if (frame.type === "message") {
       send({ type: "ack", to: frame.id });
@@ -21,7 +22,9 @@ function connect() {
       send({ type: "pong" });
     }
   });
-  socket.on("error", () => {}); // "close" follows
+  // "close" follows; readline passes the error on, and nobody listening would end the program.
+  socket.on("error", () => {});
+  lines.on("error", () => {});
   // The socket goes away when the manager restarts, and comes back.
   socket.on("close", () => setTimeout(connect, 500));
 }
