@@ -140,7 +140,11 @@ class Subscriber:
         self.last = entry.entry.cursor
 
 
-ACTIONS = st.lists(st.sampled_from(["add", "add", "burst", "connect", "disconnect", "prune", "yield"]), max_size=40)
+ACTIONS = st.lists(
+    st.sampled_from(["add", "add", "burst", "connect", "disconnect", "prune", "settle", "yield"]),
+    min_size=15,
+    max_size=60,
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -166,9 +170,12 @@ async def history(folder: Path, actions: list[str], rng: random.Random) -> None:
             stream.listen(subscriber.hear)
         connecting: dict[int, asyncio.Task[None]] = {}
 
+        last: asyncio.Future[StoredActivity] | None = None
+
         def add() -> None:
+            nonlocal last
             kind = f"t{rng.randrange(4)}"
-            stream.add(ActivityDraft(kind, rng.choice("ab"), None, None, "x", "m"))
+            last = stream.add(ActivityDraft(kind, rng.choice("ab"), None, None, "x", "m"))
 
         for action in actions:
             n = rng.randrange(len(subscribers))
@@ -179,6 +186,8 @@ async def history(folder: Path, actions: list[str], rng: random.Random) -> None:
                     add()
             elif action == "prune":
                 await store.activity.prune(older_than=None, keep=rng.randrange(15))
+            elif action == "settle" and last is not None:
+                await last
             elif action == "yield":
                 for _ in range(rng.randrange(8)):
                     await asyncio.sleep(0)

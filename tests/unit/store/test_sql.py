@@ -92,8 +92,10 @@ def test_opening_an_up_to_date_file_is_quick_and_imports_no_alembic(path: Path) 
 async def test_a_file_that_is_no_database_is_refused_with_the_remedy_and_left_alone(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
+    before = set(threading.enumerate())
     with pytest.raises(SettingsRefused, match="move it away"):
         await SqlStore(path).open()
+    assert set(threading.enumerate()) == before
     assert path.read_bytes() == content
 
 
