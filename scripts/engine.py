@@ -175,6 +175,14 @@ def ensure(name: str | None = None) -> str:
         return PrivateEngine(name or SHARED_NAME).start()
 
 
+def sweep() -> None:
+    """Remove the engines of test runs that were killed: their names end in the id of a process that is gone."""
+    for folder in ROOT.glob("*-pid*"):
+        owner = folder.name.rpartition("-pid")[2]
+        if owner.isdigit() and _state(int(owner)) in "ZX":
+            PrivateEngine(folder.name).stop()
+
+
 def prepare() -> None:
     """Make sure that an engine can be started here: root, and dockerd installed. :raises EngineUnavailable:"""
     if os.geteuid() != 0:

@@ -52,7 +52,8 @@ def docker_engine() -> Iterator[str]:
             if os.environ.get("DOCKER_HOST"):
                 raise engine_script.EngineUnavailable(f"nothing answers at {os.environ['DOCKER_HOST']}")
             engine_script.prepare()
-            own = engine_script.PrivateEngine(f"tests-{os.getpid()}")
+            engine_script.sweep()
+            own = engine_script.PrivateEngine(f"tests-pid{os.getpid()}")
             host = own.start()
         images.ensure(host)
     except (engine_script.EngineUnavailable, images.ImageNotMade, engine_api.EngineError) as exc:
@@ -73,7 +74,7 @@ def private_docker_engine() -> Iterator[Callable[[], engine_script.PrivateEngine
     started: list[engine_script.PrivateEngine] = []
 
     def start() -> engine_script.PrivateEngine:
-        private = engine_script.PrivateEngine(f"one-{uuid.uuid4().hex[:8]}")
+        private = engine_script.PrivateEngine(f"one-{uuid.uuid4().hex[:8]}-pid{os.getpid()}")
         started.append(private)
         try:
             engine_script.prepare()
