@@ -48,6 +48,7 @@ class Demo:
         self._show_entry = show_entry
         self._seen: list[Activity] = []
         self._news = asyncio.Condition()
+        self._left_on_engine = 0
         # What is being tried, for the message when it fails.
         self.step = "begin"
 
@@ -181,12 +182,14 @@ class Demo:
             async with asyncio.timeout(CLEAN_UP):
                 await service.stop()
         if self._place.engine is not None and instance:
-            await asyncio.to_thread(sweep, self._place, instance)
+            self._left_on_engine = await asyncio.to_thread(sweep, self._place, instance)
 
     def _look_for_leftovers(self, folder: Path) -> None:
         left = [path.name for path in (folder / "s").iterdir()]
         if left:
             raise NotSeen(f"{len(left)} folders of sockets are left")
+        if self._left_on_engine:
+            raise NotSeen(f"{self._left_on_engine} containers or networks were left on the engine")
 
 
 def demo_settings(place: Place, folder: Path) -> Any:
@@ -213,17 +216,21 @@ def write_program(folder: Path) -> None:
     shutil.copyfile(Path(__file__).with_name("demo_flow.py"), folder / "main.py")
 
 
-def sweep(place: Place, instance: str) -> None:
-    """What a failed demo left on the engine: containers and networks of this instance, which nobody else has. Blocking."""
+def sweep(place: Place, instance: str) -> int:
+    """Remove what a demo left on the engine, containers and networks of its own instance alone; how many. Blocking."""
     engine = place.engine
+    removed = 0
     if engine is None:
-        return
+        return removed
     wanted = f"%7B%22label%22%3A%5B%22{LABEL_INSTANCE}%3D{instance}%22%5D%7D"  # {"label":["…=…"]}
     with contextlib.suppress(OSError, ValueError, EngineSaid, KeyError, TypeError):
         for container in engine.get(f"/containers/json?all=1&filters={wanted}") or []:
+            removed += 1
             engine.delete(f"/containers/{container['Id']}?force=1&v=1", timeout=CLEAN_UP)
         for network in engine.get(f"/networks?filters={wanted}") or []:
+            removed += 1
             engine.delete(f"/networks/{network['Id']}", timeout=CLEAN_UP)
+    return removed
 
 
 def _expect(found: Any, *wanted: Any) -> None:

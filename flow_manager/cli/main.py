@@ -10,6 +10,7 @@ import typer
 
 from flow_manager import __version__
 from flow_manager.cli import activity, create, demo, lifecycle, ps, send, serve
+from flow_manager.cli.doctor import command as doctor
 from flow_manager.cli.options import Given, Json, Token, Url
 from flow_manager.cli.token import tokens
 
@@ -25,7 +26,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(before_the_verb)
-    for family in (serve, demo, ps, create, lifecycle, send, activity):
+    for family in (serve, demo, ps, create, lifecycle, send, activity, doctor):
         family.register(app)
     app.add_typer(tokens, name="token")
     return app
