@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 from benchmarks.client import Client, connected
-from benchmarks.flows import IMAGE, EchoFlow
+from benchmarks.flows import IMAGE, EchoFlow, all_heard
 from benchmarks.rows import Row, row
 from benchmarks.server import Served, serving
 
@@ -39,6 +39,7 @@ async def one_flow(client: Client, counts: Counts) -> None:
     await client.call("start_container", container_id=id)
     transport, _ = await asyncio.get_running_loop().create_unix_connection(EchoFlow, info["socket_path"])
     try:
+        await all_heard(client, [id])
         for number in range(MESSAGES):
             transport.write(b'{"type":"message","body":{"news":%d}}\n' % number)
             answer = await client.call(
