@@ -11,6 +11,9 @@ import psutil
 # What is on its way out when a test ends (a cancelled task, a killed process) gets this long.
 GRACE = 2.0
 POLL = 0.01
+# Libraries whose tasks end in bounded time by themselves: a closed connection's ping task sleeps on for up to 25 s, a
+# client's loops end when they like, and aiohttp lingers 10 s for a body that was announced.
+LIBRARIES = ("/engineio/", "/socketio/", "/aiohttp/web_protocol.py")
 # Helpers of the standard library that live as long as the interpreter.
 LASTING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -62,11 +65,25 @@ def left_children(before: set[int]) -> list[str]:
         time.sleep(POLL)
 
 
+def _counted(tasks: list[asyncio.Task[object]]) -> list[asyncio.Task[object]]:
+    """Without those of `LIBRARIES`, and then without those of the standard library, which they wait for (`Queue.get`)."""
+    places = {task: _place(task) for task in tasks}
+    theirs = [task for task in tasks if any(name in places[task] for name in LIBRARIES)]
+    return [task for task in tasks if task not in theirs and not (theirs and "/asyncio/" in places[task])]
+
+
+def _place(task: asyncio.Task[object]) -> str:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code.co_filename if code is not None else ""
+
+
 async def left_tasks() -> list[str]:
     """Tasks of the running loop that are still there after `GRACE` seconds."""
     deadline = time.monotonic() + GRACE
     while True:
-        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+        left = _counted(
+            [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+        )
         if not left or time.monotonic() > deadline:
             return [repr(task) for task in left]
         await asyncio.sleep(POLL)
