@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 from flow_manager.channel import frames
-from flow_manager.channel.deadlines import TIMER_SLACK, Deadlines
+from flow_manager.channel.deadlines import Deadlines
 from flow_manager.channel.frames import Frame, LineSplitter, Refusal, parse
+from flow_manager.channel.half_line import HalfLineWatch
 from flow_manager.channel.pending import Pending
 from flow_manager.channel.throttle import BadLines, TokenBucket
 from flow_manager.channel.writer import FrameWriter
@@ -60,12 +61,11 @@ class Connection(asyncio.Protocol):
         "_closing",
         "_deadlines",
         "_ended",
+        "_half_line",
         "_held",
         "_loop",
         "_monotonic",
         "_owner",
-        "_partial_since",
-        "_partial_timer",
         "_pending",
         "_reading",
         "_resume_timer",
@@ -107,8 +107,7 @@ class Connection(asyncio.Protocol):
         # Made when somebody waits for it: an idle connection is to cost little.
         self._ended: asyncio.Future[None] | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
-        self._partial_since: float | None = None
-        self._partial_timer: asyncio.TimerHandle | None = None
+        self._half_line: HalfLineWatch | None = None
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
@@ -133,9 +132,13 @@ class Connection(asyncio.Protocol):
         if splitter.overflow:
             self._close_for(frames.FRAME_TOO_LARGE, f"a line is longer than {self._settings.max_line} bytes")
         elif splitter.partial is not None:
-            self._watch_partial(began_now=bool(lines))
-        else:
-            self._partial_since = None
+            if self._half_line is None:
+                self._half_line = HalfLineWatch(
+                    self._settings.partial_line_timeout, lambda: self._reading, self._half_line_expired, self._loop
+                )
+            self._half_line.unfinished(began_now=bool(lines))
+        elif self._half_line is not None:
+            self._half_line.finished()
 
     def pause_writing(self) -> None:
         self._writer.blocked = True
@@ -146,9 +149,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
-        for timer in (self._resume_timer, self._partial_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._resume_timer is not None:
+            self._resume_timer.cancel()
+        if self._half_line is not None:
+            self._half_line.close()
         self._held = ()
         self._fail_pending("the flow's connection ended before it answered")
         if self._ended is not None and not self._ended.done():
@@ -285,31 +289,13 @@ class Connection(asyncio.Protocol):
             self._bad_lines.add()
         return frames.encode_error(refusal.code, refusal.reason)
 
+    def _half_line_expired(self) -> None:
+        self._close_for(frames.BAD_FRAME, f"half a line for {self._settings.partial_line_timeout:g} s")
+
     def _close_for(self, code: str, reason: str) -> None:
         if not self._closing:
             self._owner.heard(Refusal(frames.BAD_FRAME, reason))
             self.close(code, reason)
-
-    # --- half a line --------------------------------------------------------------------------------------------------
-
-    def _watch_partial(self, *, began_now: bool) -> None:
-        # Counted from the line's first byte, else one byte a second would keep it open for ever.
-        if began_now or self._partial_since is None:
-            self._partial_since = self._loop.time()
-        if self._partial_timer is None:
-            self._partial_timer = self._loop.call_later(self._settings.partial_line_timeout, self._partial_expired)
-
-    def _partial_expired(self) -> None:
-        self._partial_timer = None
-        if self._partial_since is None or self._closing:
-            return
-        limit = self._settings.partial_line_timeout
-        remaining = self._partial_since + limit - self._loop.time()
-        # While we don't read, the rest of the line can't come, and that is not the flow's fault.
-        if remaining > TIMER_SLACK or not self._reading:
-            self._partial_timer = self._loop.call_later(max(remaining, limit / 10), self._partial_expired)
-        else:
-            self._close_for(frames.BAD_FRAME, f"half a line for {limit:g} s")
 
     # --- flow control -------------------------------------------------------------------------------------------------
 

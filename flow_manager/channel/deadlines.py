@@ -30,7 +30,7 @@ class Deadlines:
         self._queues: dict[float, _Queue] = {}
 
     def add(self, seconds: float, waiting: Expiring) -> None:
-        """`waiting.expired(seconds)` after `seconds`, unless `discard` comes first. One deadline of each length a waiting."""
+        """`waiting.expired(seconds)` after `seconds`, unless `discard` comes first. One deadline of a length for each."""
         queue = self._queues.get(seconds)
         if queue is None:
             queue = self._queues[seconds] = _Queue(seconds, self._loop, self._queues.pop)

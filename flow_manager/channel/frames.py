@@ -154,11 +154,10 @@ def parse(line: bytes) -> Frame | None:
     if type(data) is not dict:
         return Refusal(BAD_FRAME, "not a JSON object")
     kind = data.get("type", _ABSENT)
-    if kind is _ABSENT:
-        return Message(None, data)
-    reader = _READERS.get(kind) if type(kind) is str else None
-    if reader is None:
-        return Refusal(UNKNOWN_TYPE, "no such type of frame")
+    try:
+        reader = _READERS[kind]
+    except (KeyError, TypeError):  # TypeError: a list or an object can't be looked up
+        return Message(None, data) if kind is _ABSENT else Refusal(UNKNOWN_TYPE, "no such type of frame")
     try:
         return reader(data)
     except _Wrong as wrong:
@@ -221,7 +220,7 @@ def _busy(data: dict[str, Any]) -> Busy:
     return Busy(float(seconds), reason if reason is None else reason[:MAX_REASON])
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], Frame]] = {
+_READERS: dict[Any, Callable[[dict[str, Any]], Frame]] = {
     "hello": _hello,
     "ack": _ack,
     "reply": _reply,

@@ -14,9 +14,9 @@ import orjson
 
 MAX_DEPTH = 32
 MAX_SAFE_INTEGER = 2**53 - 1
-# Every digit becomes "0" and all else " ": a run of 16 digits is then found by a substring search, six times as fast as by a
-# regular expression, which alone cost more than the parsing.
-_DIGITS_AS_ZEROS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
+# Every digit becomes "0", every opener "[", all else " ": then one count and one substring search tell whether a text needs
+# a closer look. A regular expression for the digits alone cost more than the parsing.
+_OUTLINE = bytes(48 if byte in b"0123456789" else 91 if byte in b"[{" else 32 for byte in range(256))
 _LONG_DIGITS = b"0" * 16
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NUMBER = re.compile(rb"-?(?P<digits>[0-9]+)(?P<fraction>[.eE][0-9eE+.-]*)?")
@@ -41,13 +41,14 @@ def loads(raw: str | bytes | bytearray | memoryview) -> Any:
     else:
         data = bytes(raw)
     # Counting openers is far cheaper than walking: only text that could be too deep is walked.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+    outline = data.translate(_OUTLINE)
+    if outline.count(b"[") > MAX_DEPTH:
         _check_depth(data)
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
         raise JsonRefused(f"not JSON: {exc.msg} at character {exc.pos}") from None
-    if _LONG_DIGITS in data.translate(_DIGITS_AS_ZEROS):
+    if outline.find(_LONG_DIGITS) >= 0:
         _check_integers(data)
     return value
 
