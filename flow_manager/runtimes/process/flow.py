@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flow_manager.errors import ContainerRunning, ContainerStopped, NoSpace, RuntimeRefused, StartFailed, StopFailed
+from flow_manager.errors import ContainerRunning, NoSpace, RuntimeRefused, StartFailed
 from flow_manager.runtimes.base import (
     LABEL_ID,
     LABEL_INSTANCE,
@@ -25,6 +25,7 @@ from flow_manager.runtimes.base import (
 from flow_manager.runtimes.ports import choose_ports
 from flow_manager.runtimes.process import kernel, launch, record
 from flow_manager.runtimes.process.cgroup import DelegatedCgroup, FlowCgroup, Limits
+from flow_manager.runtimes.process.group import FlowGroup
 from flow_manager.runtimes.process.leader import Leader
 from flow_manager.runtimes.process.output import Output
 from flow_manager.runtimes.process.record import Record, Run
@@ -33,14 +34,9 @@ from flow_manager.util.clock import Clock
 
 log = logging.getLogger(__name__)
 
-# KILL can't be refused; a process that still is there after this sits in the kernel (a dead network disk, say).
-KILL_TIMEOUT = 10.0
-# A stop signal takes effect when each process next leaves the kernel: microseconds, or the length of a disk read.
-FREEZE_TIMEOUT = 5.0
-FREEZE_POLL = 0.001
-FREEZE_LOOKS = 20
 # What was killed in a cgroup leaves it a moment later; until then the kernel keeps the folder.
 CGROUP_TIMEOUT = 1.0
+CGROUP_POLL = 0.001
 WORK_FOLDER = "work"
 
 
@@ -66,10 +62,8 @@ class ProcessFlow:
         self.output = Output(folder)
         self.removed = False
         self._around = around
-        self._leader: Leader | None = None
+        self.group = FlowGroup(kept.spec.name)
         self._oom_kills_before = 0
-        self._ended = asyncio.Event()
-        self._ended.set()
 
     @property
     def id(self) -> str:
@@ -77,18 +71,17 @@ class ProcessFlow:
 
     @property
     def runs(self) -> bool:
-        return self._leader is not None
+        return self.group.leader is not None
 
     @property
     def ports(self) -> Mapping[str, int]:
-        return self.record.run.ports if self._leader is not None and self.record.run is not None else {}
+        return self.record.run.ports if self.runs and self.record.run is not None else {}
 
     def observe(self) -> Observation:
         kept, spec = self.record, self.record.spec
         state = kept.state
-        if self._leader is not None:
-            # The kernel's word, not ours: whoever stops or continues the processes, this is what they do.
-            state = "paused" if self._leader.frozen else "running"  # type: ignore[assignment]
+        if self.runs:
+            state = "paused" if self.group.frozen else "running"  # type: ignore[assignment]
         elif state == "starting":
             state = "created"
         return Observation(
@@ -158,7 +151,7 @@ class ProcessFlow:
                 cgroup.remove()
             self._save_quietly(before)
             raise translate(exc) from exc
-        self._follow(leader)
+        self.group.follow(leader, self._leader_ended)
         self._publish("started")
 
     def _working_folder(self) -> Path:
@@ -188,14 +181,9 @@ class ProcessFlow:
 
     # --- its end ------------------------------------------------------------------------------------------------------
 
-    def _follow(self, leader: Leader) -> None:
-        self._leader = leader
-        self._ended.clear()
-        asyncio.get_running_loop().add_reader(leader.descriptor, self._leader_ended)
-
     def _leader_ended(self) -> None:
         """The leader ended: what else is in its group ends with it, as in a container. Then it is reaped."""
-        leader = self._leader
+        leader = self.group.leader
         if leader is None:
             return
         cgroup = self._cgroup()
@@ -207,7 +195,7 @@ class ProcessFlow:
         if cgroup:
             cgroup.kill()
         code = leader.reap()
-        self._forget_leader()
+        self.group.forget()
         oom = cgroup is not None and cgroup.oom_kills() > self._oom_kills_before
         if cgroup:
             cgroup.remove()
@@ -228,101 +216,17 @@ class ProcessFlow:
                 except ProcessLookupError:
                     pass
 
-    def _forget_leader(self) -> None:
-        if self._leader is not None:
-            asyncio.get_running_loop().remove_reader(self._leader.descriptor)
-            self._leader.close()
-            self._leader = None
-        self._ended.set()
-
-    # --- signals ------------------------------------------------------------------------------------------------------
-
-    def send(self, number: int) -> None:
-        """:raises ContainerStopped: it does not run. :raises RuntimeRefused: a process became another user's."""
-        if self._leader is None or self._leader.ended:
-            raise ContainerStopped(f"flow {self.record.spec.name!r} does not run", state=self.observe().state)
-        try:
-            self._leader.signal_group(number)
-        except PermissionError:
-            raise RuntimeRefused("its processes belong to another user now", kind=launch.KIND) from None
-
-    async def wait_until_ended(self, timeout: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def stop(self, number: int, timeout: float) -> None:
-        """:raises StopFailed: it still runs after signal, grace and kill."""
-        try:
-            self.send(number)
-            # A frozen process acts on a signal only once it goes on.
-            self.send(signal.SIGCONT)
-        except ContainerStopped:
-            pass
-        if not await self.wait_until_ended(timeout):
-            await self.kill()
-
-    async def kill(self) -> None:
-        """:raises StopFailed: it still runs."""
-        try:
-            self.send(signal.SIGKILL)
-        except ContainerStopped:
-            pass  # it ended meanwhile, and is about to be seen to
-        if not await self.wait_until_ended(KILL_TIMEOUT):
-            raise StopFailed(
-                f"flow {self.record.spec.name!r} still runs {KILL_TIMEOUT:.0f} s after KILL", timeout=KILL_TIMEOUT
-            )
+    # --- while it runs ------------------------------------------------------------------------------------------------
 
     async def pause(self) -> None:
         """:raises ContainerStopped, StopFailed:"""
-        self.send(0)
-        if self.frozen:
-            return
-        try:
-            async with asyncio.timeout(FREEZE_TIMEOUT):
-                await self._freeze()
-        except TimeoutError:
-            self.send(signal.SIGCONT)
-            raise StopFailed(f"its processes could not be frozen in {FREEZE_TIMEOUT:.0f} s") from None
-        self._publish("paused")
-
-    async def _freeze(self) -> None:
-        while True:
-            self.send(signal.SIGSTOP)
-            for _ in range(FREEZE_LOOKS):
-                if self._group_is_frozen():
-                    return
-                await asyncio.sleep(FREEZE_POLL)
-            # A shell that waits in vfork(2) for a child that froze before its exec does not freeze, and would not until
-            # that child goes on: let both, and try again.
-            self.send(signal.SIGCONT)
-            await asyncio.sleep(FREEZE_POLL)
-
-    def _group_is_frozen(self) -> bool:
-        if self._leader is None:
-            raise ContainerStopped(f"flow {self.record.spec.name!r} does not run", state=self.record.state)
-        return all(member.frozen for member in kernel.groups().get(self._leader.pid, []))
+        if await self.group.freeze():
+            self._publish("paused")
 
     async def unpause(self) -> None:
         """:raises ContainerStopped, StopFailed:"""
-        self.send(0)
-        if not self.frozen:
-            return
-        self.send(signal.SIGCONT)
-        try:
-            async with asyncio.timeout(FREEZE_TIMEOUT):
-                while self.frozen:  # noqa: ASYNC110 - the kernel tells nobody; one look is nearly always enough
-                    await asyncio.sleep(FREEZE_POLL)
-        except TimeoutError:
-            raise StopFailed(f"its processes did not go on in {FREEZE_TIMEOUT:.0f} s") from None
-        self._publish("unpaused")
-
-    @property
-    def frozen(self) -> bool:
-        return self._leader is not None and self._leader.frozen
+        if await self.group.thaw():
+            self._publish("unpaused")
 
     def stop_number(self, name: str | None) -> int:
         """:raises InvalidRequest: no such signal."""
@@ -341,7 +245,7 @@ class ProcessFlow:
         self.record = kept
         leader = Leader.hold(kept.run.pid, kept.run.start_ticks) if kept.run.boot_id == self._around.boot_id else None
         if leader is not None:
-            self._follow(leader)
+            self.group.follow(leader, self._leader_ended)
             if leader.ended:
                 self._leader_ended()
             return
@@ -359,17 +263,12 @@ class ProcessFlow:
         self._save_quietly(found)
         return found
 
-    def release(self) -> None:
-        """Stop following; the process goes on."""
-        if self._leader is not None:
-            self._forget_leader()
-
     async def discard(self) -> None:
         """Remove all that was kept for it. :raises RuntimeRefused: it can't be removed."""
         deadline = self._around.clock.monotonic() + CGROUP_TIMEOUT
         while (cgroup := self._cgroup()) and self._around.clock.monotonic() < deadline:
             cgroup.remove()
-            await asyncio.sleep(FREEZE_POLL)
+            await asyncio.sleep(CGROUP_POLL)
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.exists():
             raise RuntimeRefused(f"the folder of flow {self.id} can't be removed", kind=launch.KIND)

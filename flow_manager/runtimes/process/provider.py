@@ -110,7 +110,7 @@ class ProcessProvider:
             await asyncio.wait([self._trimming])
             self._trimming = None
         for flow in self._flows.values():
-            flow.release()
+            flow.group.forget()
         self._flows.clear()
         self._around = None
         self._unavailable = "it is closed"
@@ -123,7 +123,7 @@ class ProcessProvider:
         """
         running = [flow for flow in self._flows.values() if flow.runs]
         outcomes = await asyncio.gather(
-            *(flow.stop(flow.stop_number(None), grace) for flow in running), return_exceptions=True
+            *(flow.group.stop(flow.stop_number(None), grace) for flow in running), return_exceptions=True
         )
         for flow, outcome in zip(running, outcomes, strict=True):
             if isinstance(outcome, BaseException):
@@ -184,15 +184,15 @@ class ProcessProvider:
         flow = self._flow(id)
         number = flow.stop_number(signal)
         if flow.runs:
-            await flow.stop(number, timeout)
+            await flow.group.stop(number, timeout)
         return flow.observe()
 
     async def kill(self, id: str, signal: str = "SIGKILL") -> Observation:
         flow = self._flow(id)
         number = signal_number(signal)
-        flow.send(number)
+        flow.group.send(number)
         if number == signal_number("SIGKILL"):
-            await flow.kill()
+            await flow.group.kill()
         return flow.observe()
 
     async def pause(self, id: str) -> Observation:
@@ -216,7 +216,7 @@ class ProcessProvider:
             if not force:
                 flow.refuse_if_running()
             elif flow.runs:
-                await flow.kill()
+                await flow.group.kill()
             await flow.discard()
             self._flows.pop(id, None)
             self._meter.forget(id)
