@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+
+def load_fake() -> ModuleType:
+    name = "flow_manager_fake_service"
+    if name not in sys.modules:
+        path = Path(__file__).parent.parent / "client" / "fake_service.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture
+def fake() -> ModuleType:
+    return load_fake()
+
+
+@pytest.fixture(autouse=True)
+def no_variables_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("FLOW_MANAGER_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def service(fake: ModuleType) -> Iterator[Any]:
+    """The fake in a thread with a loop of its own: the verbs run loops of theirs."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def wait(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)
+
+    async def made() -> Any:
+        return fake.FakeService()
+
+    running = wait(made())
+    running.wait = wait
+    wait(running.start())
+    yield running
+    wait(running.stop())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+    loop.close()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`run("ps", "--json")` → the result, with exit_code, stdout and stderr."""
+    from flow_manager.cli.main import build
+
+    def call(*arguments: str, input: str | None = None, **variables: str) -> Any:
+        return CliRunner().invoke(build(), list(arguments), input=input, env=variables, prog_name="flow-manager")
+
+    return call
