@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flow_manager.contract.principal import Principal
-from flow_manager.gateway.engine import EngineSocket
+from flow_manager.gateway.engine_socket import EngineSocket
 from flow_manager.gateway.frames import Frame, event_frame
 from flow_manager.util import strict_json
 

@@ -7,8 +7,6 @@ unmasked, because a server never masks).
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from engineio import packet as engine
 
 _FINAL_TEXT = 0x81
@@ -32,25 +30,20 @@ class Frame:
     packet_type = engine.MESSAGE
     binary = False
 
+    __slots__ = ("key", "payload", "wire")
+
     def __init__(self, payload: bytes, key: str | None = None) -> None:
         self.payload = payload
+        self.wire = websocket_text(payload)
         self.key = key
-
-    @cached_property
-    def wire(self) -> bytes:
-        return websocket_text(self.payload)
-
-    @cached_property
-    def _text(self) -> str:
-        return self.payload.decode()
 
     @property
     def data(self) -> str:
-        return self._text[1:]
+        return self.payload[1:].decode()
 
     def encode(self, b64: bool = False) -> str:
         """The form of long-polling; the name and its argument are engineio's."""
-        return self._text
+        return self.payload.decode()
 
 
 def event_frame(name: str, body: bytes, key: str | None = None) -> Frame:

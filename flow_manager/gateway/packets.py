@@ -9,8 +9,7 @@ everybody; an object 900 levels deep is taken in and then breaks `emit`; the num
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from socketio import packet
 
@@ -30,8 +29,7 @@ _HEADER = re.compile(rb"([0-6])(?:([0-9]{1,10})-)?(?:(/[^,]{0,255})(?:,|\Z))?([0
 NO_PAYLOAD: dict[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What stands before the JSON. `id`: the sender waits for an acknowledgement of that number."""
 
     type: int
@@ -41,8 +39,7 @@ class Header:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A client's event, judged: either a name and its payload, or why it is refused."""
 
     id: int | None

@@ -15,7 +15,8 @@ from flow_manager.errors import FlowManagerError, RateLimited, ValidationFailure
 from flow_manager.gateway.auth import Authenticator, check_open_mode
 from flow_manager.gateway.clients import Client, Clients
 from flow_manager.gateway.dispatch import Dispatcher, GatewayLog, RepeatGuard
-from flow_manager.gateway.engine import RETRY_AFTER, EngineSocket
+from flow_manager.gateway.engine import RETRY_AFTER
+from flow_manager.gateway.engine_socket import EngineSocket
 from flow_manager.gateway.frames import ack_frame
 from flow_manager.gateway.handlers import Manager, SocketIOEventHandler
 from flow_manager.gateway.packets import Event

@@ -17,7 +17,8 @@ from socketio import packet
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from flow_manager.errors import FlowManagerError, InvalidRequest, Unauthorized, ValidationFailure
-from flow_manager.gateway.engine import MAX_MESSAGE, PING_INTERVAL, PING_TIMEOUT, EngineServer, EngineSocket
+from flow_manager.gateway.engine import MAX_MESSAGE, PING_INTERVAL, PING_TIMEOUT, EngineServer
+from flow_manager.gateway.engine_socket import EngineSocket
 from flow_manager.gateway.packets import Event, Header, StrictPacket, judge_event, read_event, read_header
 
 NAMESPACE = "/"

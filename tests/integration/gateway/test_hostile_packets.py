@@ -198,7 +198,7 @@ async def test_compression_is_refused(service):
 async def test_an_upgrade_that_is_never_finished_is_given_up(service, monkeypatch):
     import aiohttp
 
-    monkeypatch.setattr("flow_manager.gateway.engine.UPGRADE_TIMEOUT", 0.1)
+    monkeypatch.setattr("flow_manager.gateway.engine_socket.UPGRADE_TIMEOUT", 0.1)
     async with aiohttp.ClientSession() as session:
         base = f"{service.url}/socket.io/?EIO=4&transport="
         async with session.get(base + "polling") as response:
@@ -244,7 +244,7 @@ async def test_both_spellings_of_the_path_answer(service):
 async def test_a_body_that_never_comes_ends_the_session(service, monkeypatch):
     import aiohttp
 
-    monkeypatch.setattr("flow_manager.gateway.engine.BODY_TIMEOUT", 0.1)
+    monkeypatch.setattr("flow_manager.gateway.engine_socket.BODY_TIMEOUT", 0.1)
     async with aiohttp.ClientSession() as session:
         base = f"{service.url}/socket.io/?EIO=4&transport=polling"
         async with session.get(base) as response:
