@@ -85,12 +85,14 @@ class Feed:
         ending: Ending,
         ping: Callable[[], Awaitable[None]],
         closed: asyncio.Event,
+        removed: Callable[[], None],
     ) -> None:
         self._client = client
         self._containers = containers
         self._ending = ending
         self._ping = ping
         self._closed = closed
+        self._removed = removed
         self._last_nano = 0
         self._out_of_memory: set[str] = set()
 
@@ -165,6 +167,7 @@ class Feed:
         if event.action == "destroy":
             self._out_of_memory.discard(event.runtime_id)
             self._containers.forget_container(event.runtime_id)
+            self._removed()
         kind: RuntimeEventType | None = TYPES.get(event.action)
         if event.action.startswith("health_status"):
             kind = "health"

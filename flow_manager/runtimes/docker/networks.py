@@ -36,6 +36,7 @@ class Networks:
         self._there: set[str] = set()
         self._wanted: Counter[str] = Counter()
         self._sweeper: asyncio.Task[None] | None = None
+        self._closed = False
 
     @asynccontextmanager
     async def needed(self, spec: FlowSpec) -> AsyncIterator[str]:
@@ -89,16 +90,18 @@ class Networks:
 
     def sweep_soon(self) -> None:
         """After a while, remove the networks that no flow has any more."""
-        if self._sweeper is None or self._sweeper.done():
+        if not self._closed and (self._sweeper is None or self._sweeper.done()):
             self._sweeper = asyncio.create_task(self._sweep_later(), name="docker-network-sweep")
 
     async def close(self) -> None:
-        """Sweep now instead of later."""
-        if self._sweeper is None:
+        """Sweep now instead of later, and no more afterwards."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+            self._sweeper = None
+        elif not self._there:
             return
-        self._sweeper.cancel()
-        await asyncio.wait([self._sweeper])
-        self._sweeper = None
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.sweep()

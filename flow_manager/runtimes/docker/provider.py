@@ -211,4 +211,6 @@ class DockerProvider:
         return await self._containers.all()
 
     def watch(self) -> AsyncIterator[RuntimeEvent]:
-        return Feed(self.client, self._containers, self._ending, self.ping, self._closed).events()
+        # Somebody else may have removed the last flow of a network.
+        removed = self._networks.sweep_soon
+        return Feed(self.client, self._containers, self._ending, self.ping, self._closed, removed).events()

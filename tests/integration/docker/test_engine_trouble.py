@@ -40,6 +40,13 @@ def own(engine: engine_script.PrivateEngine, tmp_path: Path) -> DockerHarness:
 @asynccontextmanager
 async def frozen(pid: int) -> AsyncIterator[None]:
     os.kill(pid, signal.SIGSTOP)
+
+    async def stands_still() -> bool:
+        """All of its threads: one that was on a processor may answer a call more."""
+        threads = [entry.read_text() for entry in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(thread.rpartition(")")[2].split()[0] == "T" for thread in threads)
+
+    await until(stands_still, "all threads of the engine stand still")
     try:
         yield
     finally:

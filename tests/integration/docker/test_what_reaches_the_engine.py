@@ -143,6 +143,17 @@ async def test_networks_go_with_the_last_flow_and_not_before(lab: DockerHarness,
     assert networks() == set()
 
 
+async def test_a_network_goes_also_when_somebody_else_removed_its_last_flow(
+    lab: DockerHarness, docker: DockerProvider
+) -> None:
+    spec = lab.spec("sleeps")
+    await docker.create(spec)
+    engine_api.request(lab.host, "DELETE", f"/containers/{spec.container_name}", params={"force": 1})
+    await docker.close()
+    with pytest.raises(engine_api.EngineError, match="not found"):
+        engine_api.request(lab.host, "GET", f"/networks/flow-manager-{lab.instance}")
+
+
 async def test_a_network_that_somebody_removed_is_made_again_at_the_start(
     lab: DockerHarness, docker: DockerProvider
 ) -> None:

@@ -243,7 +243,7 @@ def feed(client: EngineClient, closed: asyncio.Event) -> Feed:
     async def ping() -> None:
         raise errors.RuntimeUnavailable("frozen", kind="docker")
 
-    return Feed(client, containers, Ending(containers, timeout=1), ping, closed)
+    return Feed(client, containers, Ending(containers, timeout=1), ping, closed, lambda: None)
 
 
 def event(action: str, nano: int = 1, **attributes: str) -> bytes:
