@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from flow_manager.errors import SystemFailure
 from flow_manager.store import activity_sql as sql
 from flow_manager.store import meta
 from flow_manager.store.base import ActivityDraft, StoredActivity
@@ -31,6 +33,7 @@ class SqlActivity:
         self.stream = ""
         self._head = 0
         self._floor = 0
+        self._pruning = asyncio.Lock()
 
     async def open(self) -> None:
         self.stream, self._head, self._floor = await self._writer.write(self._begin)
@@ -102,13 +105,20 @@ class SqlActivity:
         By age it stops at the first entry that is young enough, also if the clock had once jumped and older times follow.
         """
         moment = None if older_than is None else to_micros(older_than)
-        cut = await self._reader.run(lambda connection: _cut(connection, moment, keep))
-        removed = 0
-        while self._floor < cut:
-            count, floor = await self._writer.write(lambda connection: _remove_slice(connection, cut))
-            removed += count
-            self._floor = floor
-        return removed
+        async with self._pruning:
+            cut = await self._reader.run(lambda connection: _cut(connection, moment, keep))
+            floor, removed = self._floor, 0
+            # Said before it is done: a reader that finds entries gone and then asks for the floor must not be told the
+            # one of before, which would make a silent hole of the cut.
+            self._floor = max(floor, cut)
+            try:
+                while floor < cut:
+                    count, floor = await self._writer.write(lambda connection: _remove_slice(connection, cut))
+                    removed += count
+            except SystemFailure:
+                self._floor = floor  # that slice was not removed
+                raise
+            return removed
 
     def _begin(self, connection: sqlite3.Connection) -> tuple[str, int, int]:
         stream = meta.get(connection, meta.STREAM)

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flow_manager.errors import DiskFull
 from flow_manager.store import activity_sql
 from flow_manager.store.activity import JUMP_AFTER_POWER_CUT, PRUNE_SLICE
 from flow_manager.store.base import ActivityDraft
@@ -138,6 +140,37 @@ async def test_a_large_clean_up_goes_in_slices_that_let_appends_in(store: SqlSto
     # Counted before the append or after it: both are right.
     assert removed in (total - 3, total - 2)
     assert await cursors(store) == list(range(removed + 1, total + 2))
+
+
+async def test_the_floor_is_told_before_a_reader_can_find_the_entries_gone(
+    store: SqlStore, draft: Draft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.activity.append([draft()] * 10)
+    floors: list[int] = []
+    write = store._writer.write
+
+    async def observed(work: Any) -> Any:
+        floors.append(await store.activity.floor())
+        return await write(work)
+
+    monkeypatch.setattr(store._writer, "write", observed)
+    await store.activity.prune(older_than=None, keep=4)
+    assert floors == [6]
+
+
+async def test_a_prune_that_fails_moves_no_floor(
+    store: SqlStore, draft: Draft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.activity.append([draft()] * 10)
+
+    async def fail(work: Any) -> Any:
+        raise DiskFull("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+        patch.setattr(store._writer, "write", fail)
+        await store.activity.prune(older_than=None, keep=4)
+    assert (await store.activity.floor(), len(await cursors(store))) == (0, 10)
+    assert await store.activity.prune(older_than=None, keep=4) == 6
 
 
 async def test_after_a_power_cut_no_cursor_comes_twice(path: Path, draft: Draft) -> None:
