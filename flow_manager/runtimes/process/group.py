@@ -123,6 +123,8 @@ class FlowGroup:
     def _all_frozen(self) -> bool:
         if self._leader is None:
             raise ContainerStopped(f"flow {self._name!r} does not run")
+        if not self._leader.frozen:  # one look at one process, before the pass over all
+            return False
         members = kernel.groups().get(self._leader.pid, [])
         return bool(members) and all(member.frozen for member in members)
 
