@@ -39,7 +39,7 @@ def flow_state_of(entry: FlowEntry) -> FlowState:
 
 def info_of(entry: FlowEntry, socket_path: str | None) -> ContainerInfo:
     observation = entry.observation
-    return ContainerInfo.model_construct(
+    return ContainerInfo(
         id=entry.id,
         name=entry.record.name,
         runtime=entry.record.runtime,
@@ -68,7 +68,7 @@ def status_of(
     if observation is not None and observation.started_at is not None and state in ("running", "paused"):
         uptime = max(0.0, round((now - observation.started_at).total_seconds(), 3))
     ended = state in ("exited", "stopped", "dead")
-    return ContainerStatus.model_construct(
+    return ContainerStatus(
         id=entry.id,
         name=entry.record.name,
         state=state,
@@ -78,9 +78,7 @@ def status_of(
         uptime=uptime,
         socket_connected=connected,
         last_communication=last_communication,
-        resource_usage=ResourceUsage.model_construct(
-            cpu_percent=None, memory_bytes=None, memory_limit_bytes=entry.config.resources.memory, pids=None
-        ),
+        resource_usage=ResourceUsage(memory_limit_bytes=entry.config.resources.memory),
         exit_code=observation.exit_code if observation and ended else None,
         error=entry.problem or (observation.error if observation else None),
         stale=entry.stale,

@@ -13,7 +13,7 @@ from flow_manager.activity.subscription import ReadableStream, begin_replay
 from flow_manager.contract.activity import ActivityPage, Subscription
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import ActivityFilter, ListActivity, SubscribeActivity
-from flow_manager.errors import Conflict
+from flow_manager.errors import Conflict, ContainerNotFound
 from flow_manager.gateway.clients import Client
 from flow_manager.gateway.publisher import Publisher, Subscriber, activity_frame
 
@@ -35,7 +35,7 @@ class Subscriptions:
         :raises ContainerNotFound: for a filter on a flow that the caller may not see.
         :raises Conflict: when another subscribe or unsubscribe of this connection came in between, or it ended.
         """
-        container_id = self._filtered(client.principal, request)
+        container_id = await self._filtered(client.principal, request)
         self.unsubscribe(client)
         turn = client.subscription
         after, stream_id, replayed, gap = request.after, request.stream, 0, False
@@ -75,7 +75,7 @@ class Subscriptions:
             before=request.before,
             limit=request.limit + 1,  # one more tells whether there is a next page
             tenant=principal.tenant,
-            container_id=self._filtered(principal, request),
+            container_id=await self._filtered(principal, request),
             types=request.types,
             newest_first=True,
         )
@@ -83,8 +83,20 @@ class Subscriptions:
         more = len(stored) > request.limit
         return ActivityPage(entries=entries, next=entries[-1].cursor if more else None)
 
-    def _filtered(self, principal: Principal, request: ActivityFilter) -> str | None:
-        return None if request.container_id is None else self._resolve(principal, request.container_id)
+    async def _filtered(self, principal: Principal, request: ActivityFilter) -> str | None:
+        """The id of the flow asked for. A deleted one's history stays readable by its id, while there is any.
+
+        :raises ContainerNotFound: no such flow, and none of the caller's tenant that there is an entry of.
+        """
+        wanted = request.container_id
+        if wanted is None:
+            return None
+        try:
+            return self._resolve(principal, wanted)
+        except ContainerNotFound:
+            if not await self._stream.read(limit=1, tenant=principal.tenant, container_id=wanted):
+                raise
+            return wanted
 
     async def _room(self, client: Client) -> None:
         """Wait until the client has taken most of what it was sent: a long replay is no reason to cut off who reads."""

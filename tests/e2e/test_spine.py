@@ -206,6 +206,20 @@ async def test_activity_is_replayed_and_followed_with_neither_gap_nor_repeat(
         assert cursors == sorted(set(cursors)) and len(cursors) == 60
 
 
+async def test_a_deleted_flows_history_stays_readable_by_its_id(
+    memory_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    async with running(memory_platform.settings()) as service:
+        client = await connect(service)
+        flow = (await client.ok("create_container", **memory_platform.sleeper))["id"]
+        await client.ok("delete_container", container_id=flow)
+        types = [entry["type"] for entry in (await client.ok("list_activity", container_id=flow))["entries"]]
+        assert types == ["container_deleted", "container_created"]
+        replay = await client.ok("subscribe_activity", container_id=flow, after=0)
+        assert replay["replayed"] == 2
+        assert (await client.refused("list_activity", container_id=ABSENT))["code"] == "container_not_found"
+
+
 def test_the_example_flow_and_the_sdk_are_where_the_readme_says() -> None:
     root = Path(__file__).resolve().parents[2]
     assert (root / "examples" / "echo.py").is_file() and (root / "flow_sdk" / "__init__.py").is_file()
