@@ -75,7 +75,7 @@ def run(place: Place, out: Screen) -> int:
         with asyncio.Runner(loop_factory=fast_loop()) as runner:
             failed = runner.run(work())
     except (KeyboardInterrupt, asyncio.CancelledError):
-        complain("ended; nothing was left behind")
+        complain("ended early; what it had made was removed")
         return INTERRUPTED
     if failed is not None:
         out.failed(*failed)

@@ -111,7 +111,7 @@ def _takes_sockets(about: str, folder: Path) -> Finding:
 
 def _could_be_made(about: str, folder: Path, flag: str) -> Finding:
     above = next(parent for parent in folder.parents if parent.exists())
-    if os.access(above, os.W_OK | os.X_OK):
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
         return ok(about, f"{folder} is made at the first start")
     return problem(about, f"{folder} doesn't exist, and {above} can't be written", f"make it, or give another {flag}")
 

@@ -85,10 +85,8 @@ def test_it_says_where_it_listens_and_ends_in_order(short: Path) -> None:
         assert call("ps", "--json", "--url", url[0]).stdout.strip() == "[]"
         created = call("create", "--url", url[0], "--name", "sleeper", "--start", "local", "sleep", "60")
         assert created.returncode == 0, created.stderr
-        process.send_signal(signal.SIGTERM)
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         out, err = end(process)
     assert process.returncode == 0, err
     assert "1 flow(s) of the runtime 'process' were stopped" in out
