@@ -6,7 +6,7 @@
     │                                                        RuntimeUnavailable NoSpace Unsupported ExecFailed RuntimeRefused
     ├── CommunicationFailure     socket_communication_error  NotConnected ReplyTimeout FrameTooLarge QueueFull
     ├── StateFailure             state_error                 Conflict ContainerStopped ContainerRunning StartFailed
-    │                                                        StopFailed OperationTimeout
+    │                                                        StopFailed OperationTimeout DependencyFailed WakeTimeout
     ├── PermissionRefused        permission_error            Unauthorized Forbidden PathNotAllowed ImageNotAllowed NotAllowed
     ├── LimitReached             limit_error                 RateLimited QuotaExceeded TooManyStreams
     └── SystemFailure            system_error                Internal DiskFull ShuttingDown
@@ -238,6 +238,18 @@ class StopFailed(StateFailure):
     """It still runs after the signal, the grace and the kill."""
 
     code = "stop_failed"
+
+
+class DependencyFailed(StateFailure):
+    """`details.dependency`, and `details.reason`."""
+
+    code = "dependency_failed"
+
+
+class WakeTimeout(StateFailure):
+    """`details.waited_for` and `details.timeout` in seconds."""
+
+    code = "wake_timeout"
 
 
 class OperationTimeout(StateFailure):

@@ -34,7 +34,8 @@ class Conversation:
         self._tell(flow_id)
 
     def flow_ready(self, flow_id: str) -> None:
-        self._tell(flow_id)
+        if (entry := self._entry(flow_id)) is not None and self._core is not None:
+            self._core.observer.channel_ready(entry)
 
     def flow_message(self, flow_id: str, body: Any) -> None:
         if (entry := self._entry(flow_id)) is None or self._core is None:
@@ -52,6 +53,7 @@ class Conversation:
 
     def flow_busy(self, flow_id: str, seconds: float, reason: str | None) -> None:
         if (entry := self._entry(flow_id)) is not None and self._core is not None:
+            self._core.observer.channel_busy(entry, seconds, reason)
             why = f": {reason}" if reason else ""
             self._core.activity.log_user_activity(
                 "flow_busy",
@@ -64,6 +66,7 @@ class Conversation:
 
     def flow_idle(self, flow_id: str) -> None:
         if (entry := self._entry(flow_id)) is not None and self._core is not None:
+            self._core.observer.channel_idle(entry)
             self._core.activity.log_user_activity(
                 "flow_idle",
                 f"flow *{entry.record.name}* is idle again",

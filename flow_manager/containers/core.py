@@ -14,8 +14,9 @@ from flow_manager.channel.handler import SocketCommunicationHandler
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.locks import FlowLocks
+from flow_manager.containers.observer import FlowObserver, NoObserver
 from flow_manager.containers.policy import Policy
-from flow_manager.containers.status import info_of, status_of
+from flow_manager.containers.status import flow_state_of, info_of, status_of
 from flow_manager.containers.table import FlowTable
 from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus
 from flow_manager.contract.principal import Principal
@@ -54,6 +55,7 @@ class Core:
     status_listeners: list[StatusListener] = field(default_factory=list)
     # Set by the reconciler: look at a flow again after an operation during which events came.
     look_again: Callable[[FlowEntry], None] = lambda _entry: None
+    observer: FlowObserver = field(default_factory=NoObserver)
     closing: bool = False
     _told: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
@@ -83,6 +85,7 @@ class Core:
         return status_of(
             entry,
             now=self.clock.now(),
+            flow_state=self.observer.flow_state(entry) or flow_state_of(entry),
             connected=self.channel.is_socket_connected(entry.id),
             last_communication=self.channel.last_communication(entry.id),
         )
@@ -113,11 +116,12 @@ class Core:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def observe(self, entry: FlowEntry, observation: Observation) -> None:
-        """Take in what the runtime said."""
-        entry.observation = observation
+    def observe(self, entry: FlowEntry, observation: Observation, cause: str | None = None) -> None:
+        """Take in what the runtime said; `cause` is why it ended, where an event told."""
+        before, entry.observation = entry.observation, observation
         entry.stale = False
         entry.lost = False
+        self.observer.flow_observed(entry, before, observation, cause)
 
     async def noted(self, storing: asyncio.Future[StoredActivity]) -> None:
         """Wait until an entry is stored, so that whoever got the reply finds it; a full disk must not undo what is done."""
@@ -135,6 +139,7 @@ class Core:
 
     def forget(self, entry: FlowEntry) -> None:
         self.table.discard(entry)
+        self.observer.flow_removed(entry)
         self._told.pop(entry.id, None)
         # Masked a while longer: the lines that tell of the end may still hold its secrets.
         asyncio.get_running_loop().call_later(
@@ -169,9 +174,11 @@ class Core:
             started = self.clock.monotonic()
             entry.operation = name
             entry.seen_during_operation = False
+            self.observer.operation_begins(entry, name, principal.name)
             self.tell(entry)
             outcome: str = "done"
             error: FlowManagerError | None = None
+            ended: BaseException | None = None
             try:
                 return await body()
             except FlowManagerError as failed:
@@ -179,11 +186,12 @@ class Core:
                 failed.hide(self.masker)
                 outcome, error = failed.code, failed
                 raise
-            except BaseException as ended:
-                outcome = type(ended).__name__
+            except BaseException as failed:
+                outcome, ended = type(failed).__name__, failed
                 raise
             finally:
                 entry.operation = None
+                self.observer.operation_ended(entry, name, principal.name, error or ended)
                 if error is not None:
                     self.activity.log_operation_failed(entry.ref, principal.name, name, error)
                 self.log.log_container_operation(

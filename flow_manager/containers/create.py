@@ -128,6 +128,7 @@ async def _steps(core: Core, entry: FlowEntry, principal: Principal, *, start: b
     if start:
         await start_now(core, entry)
     entry.visible = True
+    core.observer.flow_added(entry)
     await core.noted(
         core.activity.log_container_created(entry.ref, principal.name, image=config.image, runtime=entry.runtime.name)
     )

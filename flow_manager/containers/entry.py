@@ -31,6 +31,8 @@ class FlowEntry:
     problem: str | None = None
     masked_environment: Mapping[str, str] = field(default_factory=dict)
     visible: bool = True
+    # Why it last ended, where an event told: exit, oom, stop.
+    end_cause: str | None = None
 
     @property
     def id(self) -> str:

@@ -94,6 +94,8 @@ class Reconciler:
             entry = self._core.table.get(event.id)
             if entry is None or entry.runtime is not runtime:
                 return
+            if event.type in ("died", "started"):
+                entry.end_cause = event.cause
             if entry.operation is not None:
                 entry.seen_during_operation = True
             else:
@@ -155,10 +157,11 @@ class Reconciler:
             entry.stale = False
             entry.problem = "its container is gone from the runtime"
             if not was_lost:
+                core.observer.flow_observed(entry, before, None, None)
                 core.activity.log_container_lost(entry.ref)
                 await core.channel.cleanup_socket(entry.id)
         else:
-            core.observe(entry, observation)
+            core.observe(entry, observation, entry.end_cause)
             if before is not None:
                 await self._tell_of_change(entry, before, observation)
         core.tell(entry)

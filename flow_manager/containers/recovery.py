@@ -37,6 +37,9 @@ async def recover(core: Core) -> None:
         core.keep_secrets(entry, config)
         core.table.add(entry)
         entries.append(entry)
+    for entry in entries:
+        if entry.visible:
+            core.observer.flow_added(entry)
     for runtime in core.runtimes.values():
         await _recover_runtime(core, runtime, [entry for entry in entries if entry.runtime is runtime])
 

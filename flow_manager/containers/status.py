@@ -60,7 +60,7 @@ def info_of(entry: FlowEntry, socket_path: str | None) -> ContainerInfo:
 
 
 def status_of(
-    entry: FlowEntry, *, now: datetime, connected: bool, last_communication: datetime | None
+    entry: FlowEntry, *, now: datetime, flow_state: FlowState, connected: bool, last_communication: datetime | None
 ) -> ContainerStatus:
     observation = entry.observation
     state = state_of(entry)
@@ -73,7 +73,7 @@ def status_of(
         name=entry.record.name,
         state=state,
         health=observation.health if observation and state == "running" else "none",
-        flow_state=flow_state_of(entry),
+        flow_state=flow_state,
         desired=entry.record.desired,
         uptime=uptime,
         socket_connected=connected,

@@ -19,6 +19,7 @@ from flow_manager.contract.models import (
     WireModel,
 )
 from flow_manager.contract.principal import READ, WRITE
+from flow_manager.contract.wake import ContainerWakeEvent, IdleExplanation, WakeHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,30 @@ CLIENT_EVENTS: dict[str, ClientEvent] = {
         ClientEvent(
             "delete_container", requests.DeleteContainer, Deleted, WRITE, "Remove a flow and all that it left."
         ),
+        ClientEvent(
+            "sleep_container",
+            requests.ChangeContainer,
+            ContainerStatus,
+            WRITE,
+            "Let a flow sleep now; traffic wakes it again.",
+        ),
+        ClientEvent(
+            "wake_container", requests.WakeContainer, ContainerStatus, WRITE, "Wake a flow, dependencies first."
+        ),
+        ClientEvent(
+            "set_idle_policy",
+            requests.SetIdlePolicy,
+            IdleExplanation,
+            WRITE,
+            "Change when a flow sleeps; takes effect at once.",
+        ),
+        ClientEvent(
+            "explain_container", requests.OneContainer, IdleExplanation, READ, "Why a flow is awake or asleep."
+        ),
+        ClientEvent(
+            "subscribe_wake_events", requests.OneContainer, WakeHistory, READ, "Follow the steps of a flow's wakes."
+        ),
+        ClientEvent("unsubscribe_wake_events", requests.OneContainer, None, READ, "Stop following them."),
         ClientEvent("get_status", requests.OneContainer, ContainerStatus, READ, "How a flow is."),
         ClientEvent("get_container", requests.OneContainer, ContainerInfo, READ, "What a flow is."),
         ClientEvent(
@@ -108,5 +133,6 @@ SERVER_EVENTS: dict[str, ServerEvent] = {
         ServerEvent("activity", Activity, "One entry of the activity log, to its subscribers."),
         ServerEvent("container_status", ContainerStatus, "A flow changed its state."),
         ServerEvent("container_message", ContainerMessage, "A flow sent something on its own."),
+        ServerEvent("wake_event", ContainerWakeEvent, "One step of a flow's wake, to those who subscribed to them."),
     )
 }

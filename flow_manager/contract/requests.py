@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from flow_manager.contract.models import CleanText, ContainerConfig, ContainerState, WireModel
+from flow_manager.contract.models import CleanText, ContainerConfig, ContainerState, IdlePolicy, WireModel
 
 MAX_TIMEOUT = 600
 Timeout = Annotated[float, Field(ge=0, le=MAX_TIMEOUT)]
@@ -51,6 +51,14 @@ class RestartContainer(ChangeContainer):
 
 class KillContainer(ChangeContainer):
     signal: Signal = "SIGKILL"
+
+
+class WakeContainer(ChangeContainer):
+    wait: bool = True
+
+
+class SetIdlePolicy(ChangeContainer):
+    idle: IdlePolicy
 
 
 class DeleteContainer(ChangeContainer):

@@ -125,9 +125,40 @@ class LogSettings(SettingsModel):
 
 
 class ProxySettings(SettingsModel):
+    enabled: bool = Field(default=True, description="Whether the proxy port is listened on.")
     domains: tuple[str, ...] = Field(
         default=("localhost",), description="Domains below which flows are served by name."
     )
+    held_per_flow: int = Field(default=1000, ge=1, description="Requests that may wait for one flow's wake.")
+    held: int = Field(default=10_000, ge=1, description="Requests that may wait for wakes in all.")
+    max_connections: int = Field(default=20_000, ge=1, description="Connections of clients at a time.")
+    trusted: tuple[str, ...] = Field(
+        default=(), description="Addresses (or networks) of proxies in front, whose X-Forwarded-* are believed."
+    )
+    show_logs: bool | None = Field(
+        default=None, description="Show a failed flow's last log lines on its page; default: in open mode alone."
+    )
+
+
+class TcpRouteSettings(SettingsModel):
+    """A port of this machine that wakes a flow and is joined to one of its ports."""
+
+    listen: Annotated[str, Field(pattern=r"^.+:[0-9]{1,5}$")]
+    container: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
+class IdleSettings(SettingsModel):
+    """What holds for every watcher. A flow's own times are in its IdlePolicy."""
+
+    linger: Seconds = Field(default=30, description="Seconds that a dependency stays awake after its last dependent.")
+    resync: Seconds = Field(default=30, gt=0, description="Seconds between comparisons with the runtimes.")
+    liveness_interval: Seconds = Field(default=15, gt=0, description="Seconds between liveness probes.")
+    liveness_failures: int = Field(
+        default=3, ge=1, description="Failed probes in a row after which a flow is in error."
+    )
+    outbox_messages: int = Field(default=1000, ge=1, description="Messages that may wait for one sleeping flow.")
+    outbox_keep: Seconds = Field(default=86400, description="Age up to which they are kept.")
 
 
 class RuntimeSettings(SettingsModel):
@@ -174,6 +205,8 @@ class Settings(SettingsModel):
     channel: ChannelSettings = ChannelSettings()
     log: LogSettings = LogSettings()
     proxy: ProxySettings = ProxySettings()
+    idle: IdleSettings = IdleSettings()
+    tcp_routes: tuple[TcpRouteSettings, ...] = Field(default=(), description="Ports that wake a flow.")
     runtimes: dict[str, RuntimeSettings] = Field(
         default_factory=dict, description="Runtimes by name, beside `docker` and `process`."
     )
