@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -31,6 +31,8 @@ class FlowRecord:
     phase: str = "created"  # creating | created | deleting
     adopted: bool = False
     request_key: str | None = None
+    # When its last use ended, as of the last flush: the idle deadline survives a restart of the manager.
+    last_used_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class FlowStore(Protocol):
     async def delete(self, flow_id: str) -> None: ...
 
     async def all(self) -> list[FlowRecord]: ...
+
+    async def used(self, times: Mapping[str, datetime]) -> None:
+        """Set `last_used_at` of many flows in one transaction; ids that are gone are passed over."""
+        ...
 
 
 class ActivityStore(Protocol):

@@ -30,6 +30,7 @@ flows = Table(
     Column("phase", Text, nullable=False),
     Column("adopted", Boolean, nullable=False),
     Column("request_key", Text),
+    Column("last_used_at", Integer),
 )
 
 # AUTOINCREMENT, not a plain rowid: without it SQLite gives the highest cursor again once that row was pruned.

@@ -50,3 +50,12 @@ async def test_two_flows_of_one_name_are_the_managers_business(store: SqlStore) 
     await store.flows.save(FLOW)
     await store.flows.save(replace(FLOW, id="cccccccccccc"))
     assert len(await store.flows.all()) == 2
+
+
+async def test_when_many_flows_were_last_used_is_kept_at_once_and_the_rest_of_each_stays(store: SqlStore) -> None:
+    other = replace(FLOW, id="dddddddddddd", last_used_at=AT)
+    await store.flows.save(FLOW)
+    await store.flows.save(other)
+    later = AT + timedelta(minutes=5)
+    await store.flows.used({FLOW.id: later, "gone": later})
+    assert await store.flows.all() == [replace(FLOW, last_used_at=later), other]

@@ -114,3 +114,18 @@ async def test_a_start_that_ended_halfway_left_nothing_half_made(path: Path, mon
     monkeypatch.undo()
     async with SqlStore(path) as store:
         await store.ping()
+
+
+async def test_flows_of_the_first_schema_are_all_there_after_the_second_step(path: Path) -> None:
+    stamp_as_empty_of_ours(path)
+    migrations.upgrade(path, to="0001")
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "INSERT INTO flows (id, name, tenant, runtime, config, desired, created_at, phase, adopted)"
+        " VALUES ('aaaaaaaaaaaa', 'web', 'default', 'memory', '{}', 'running', 1, 'created', 0)"
+    )
+    connection.commit()
+    connection.close()
+    async with SqlStore(path) as store:
+        (flow,) = await store.flows.all()
+    assert (flow.name, flow.desired, flow.adopted, flow.last_used_at) == ("web", "running", False, None)
