@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         "_ended",
         "_half_line",
         "_held",
+        "_introduced",
         "_loop",
         "_monotonic",
         "_owner",
@@ -71,6 +72,7 @@ class Connection(asyncio.Protocol):
         "_resume_timer",
         "_settings",
         "_splitter",
+        "_spoke",
         "_transport",
         "_writer",
         "acks",
@@ -91,6 +93,7 @@ class Connection(asyncio.Protocol):
         # The flow promised in its hello to acknowledge every message.
         self.acks = False
         self.last_heard: float | None = None
+        self._spoke = False
         self._owner = owner
         self._settings = settings
         self._deadlines = deadlines
@@ -106,6 +109,8 @@ class Connection(asyncio.Protocol):
         self._closing = False
         # Made when somebody waits for it: an idle connection is to cost little.
         self._ended: asyncio.Future[None] | None = None
+        # Likewise: whoever asks waits for the flow's first frame, or for the end.
+        self._introduced: asyncio.Event | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
         self._half_line: HalfLineWatch | None = None
 
@@ -157,6 +162,8 @@ class Connection(asyncio.Protocol):
         self._fail_pending("the flow's connection ended before it answered")
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
+        if self._introduced is not None:
+            self._introduced.set()
         self._owner.lost(self)
 
     # --- to the flow --------------------------------------------------------------------------------------------------
@@ -191,6 +198,18 @@ class Connection(asyncio.Protocol):
         """Nobody waits for this message any more: stop its deadlines and, if it was not written, withdraw it."""
         pending.forget()
         self._writer.withdraw(pending)
+
+    async def introduced(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the flow's first frame: from then on `acks` says what it promised."""
+        if not self._spoke and not self._closing:
+            if self._introduced is None:
+                self._introduced = asyncio.Event()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._introduced.wait()
+            except TimeoutError:
+                return False
+        return self._spoke and not self._closing
 
     def answer(self, frame: bytes) -> None:
         """Write a frame that nobody waits for."""
@@ -242,6 +261,10 @@ class Connection(asyncio.Protocol):
                 answers.append(answer)
                 if self._bad_lines is not None and self._bad_lines.too_many:
                     break
+        if not self._spoke:
+            self._spoke = True
+            if self._introduced is not None:
+                self._introduced.set()
         if answers:
             self.answer(b"".join(answers) if len(answers) > 1 else answers[0])
             if self._bad_lines is not None and self._bad_lines.too_many:

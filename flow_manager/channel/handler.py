@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,10 @@ from flow_manager.util.clock import Clock
 from flow_manager.util.ids import is_flow_id
 from flow_manager.util.strict_json import JsonRefused
 
-__all__ = ["ChannelListener", "Delivery", "SocketCommunicationHandler"]
+__all__ = ["KEPT_PREFIX", "ChannelListener", "Delivery", "SocketCommunicationHandler"]
+
+# How ids begin that were made elsewhere and outlive this handler: those of stored messages.
+KEPT_PREFIX = "k-"
 
 
 class Delivery(NamedTuple):
@@ -135,10 +139,47 @@ class SocketCommunicationHandler:
         channel = self._channels.get(flow_id)
         return None if channel is None else channel.last_communication()
 
+    async def introduced(self, flow_id: str, timeout: float) -> bool:
+        """Wait until the flow has said its first word on this connection, so that it is known whether it acknowledges.
+
+        False: it has said nothing within `timeout` seconds (a hello is optional), or its connection has ended.
+        """
+        channel = self._channels.get(flow_id)
+        connection = None if channel is None else channel.connection
+        return connection is not None and await connection.introduced(timeout)
+
+    def frame_of(self, message_id: str, body: dict[str, Any]) -> bytes:
+        """The line that a message would be.
+
+        :raises FrameTooLarge: it would be longer than a line may be.
+        :raises InvalidRequest: `body` is not plain JSON data.
+        """
+        try:
+            frame = frames.encode_message(message_id, body)
+        except JsonRefused as refused:
+            raise InvalidRequest(f"message: {refused}") from None
+        if len(frame) > self._settings.max_line:
+            raise FrameTooLarge(
+                f"the message makes a line of {len(frame)} bytes; {self._settings.max_line} are allowed",
+                limit=self._settings.max_line,
+                size=len(frame),
+            )
+        return frame
+
     async def send_message(
-        self, flow_id: str, body: dict[str, Any], *, expect_reply: bool = False, timeout: float = 30.0
+        self,
+        flow_id: str,
+        body: dict[str, Any],
+        *,
+        expect_reply: bool = False,
+        timeout: float = 30.0,
+        message_id: str | None = None,
+        on_delivered: Callable[[], None] | None = None,
     ) -> Delivery:
         """Give the flow a message. `timeout`: seconds for all of it; writing and acknowledging have limits of their own.
+
+        `message_id`: of a message that has one already (it begins with `KEPT_PREFIX`), since it may come twice.
+        `on_delivered`: called once it is delivered, where that is before the end of this call: a reply is waited for.
 
         :raises NotConnected: no connection, or it ended before the answer.
         :raises ReplyTimeout: not read, not acknowledged or not replied to in time: `details.waited_for` says which.
@@ -150,21 +191,15 @@ class SocketCommunicationHandler:
         connection = None if channel is None else channel.connection
         if connection is None:
             raise NotConnected(f"flow {flow_id} is not connected to its channel", container_id=flow_id)
-        self._issued += 1
-        message_id = f"{self._id_prefix}{self._issued}"
-        try:
-            frame = frames.encode_message(message_id, body)
-        except JsonRefused as refused:
-            raise InvalidRequest(f"message: {refused}") from None
-        if len(frame) > self._settings.max_line:
-            raise FrameTooLarge(
-                f"the message makes a line of {len(frame)} bytes; {self._settings.max_line} are allowed",
-                limit=self._settings.max_line,
-                size=len(frame),
-            )
+        if message_id is None:
+            self._issued += 1
+            message_id = f"{self._id_prefix}{self._issued}"
+        frame = self.frame_of(message_id, body)
         pending = connection.send(message_id, frame, expect_reply=expect_reply, timeout=timeout)
         if pending is None:
             return Delivery(message_id, True, False)
+        if on_delivered is not None:
+            pending.tell_delivered(on_delivered)
         try:
             reply = await pending.future
         except BaseException:
@@ -204,6 +239,9 @@ class SocketCommunicationHandler:
         return self._descriptor, self._deadlines
 
     def _is_issued(self, message_id: str) -> bool:
+        if message_id.startswith(KEPT_PREFIX):
+            # Perhaps of an earlier run: its answer comes too late for anybody, which is no fault of the flow's.
+            return True
         count = message_id.removeprefix(self._id_prefix)
         if len(count) == len(message_id) or not count.isascii() or not count.isdigit():
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from flow_manager.channel.deadlines import Deadlines
@@ -27,7 +28,8 @@ class Pending:
     """
 
     __slots__ = (
-        "_ack_timeout", "_deadlines", "_needs_reply", "_stage_limit", "_timeout", "_waiting", "future", "message_id", "stage",
+        "_ack_timeout", "_deadlines", "_needs_reply", "_on_delivered", "_stage_limit", "_timeout", "_waiting", "future",
+        "message_id", "stage",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +52,7 @@ class Pending:
         self._ack_timeout = ack_timeout
         self._timeout = timeout
         self._stage_limit: float | None = None
+        self._on_delivered: Callable[[], None] | None = None
         waiting[message_id] = self
         deadlines.add(timeout, self)
 
@@ -73,6 +76,13 @@ class Pending:
             self._wait_for_reply()
         else:
             self.finish(None)
+
+    def tell_delivered(self, callback: Callable[[], None]) -> None:
+        """Call it once, when the message is delivered and its reply still open."""
+        if self.stage == REPLY:
+            callback()
+        else:
+            self._on_delivered = callback
 
     def finish(self, reply: Any) -> None:
         self.forget()
@@ -103,6 +113,9 @@ class Pending:
 
     def _wait_for_reply(self) -> None:
         self.stage = REPLY
+        delivered, self._on_delivered = self._on_delivered, None
+        if delivered is not None:
+            delivered()
         if self._stage_limit is not None:
             self._limit_stage(None)
 

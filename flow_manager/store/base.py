@@ -68,12 +68,25 @@ class StoredReply:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One that waits for its flow, without its body. `place` gives the order, and is never used again. `size` in bytes."""
+
+    place: int
+    flow_id: str
+    message_id: str
+    size: int
+    created_at: datetime
+
+
 class FlowStore(Protocol):
     async def save(self, record: FlowRecord) -> None:
         """Insert or replace, by id. :raises NameConflict: never; names are the manager's business."""
         ...
 
-    async def delete(self, flow_id: str) -> None: ...
+    async def delete(self, flow_id: str) -> None:
+        """Remove it, and the messages that wait for it."""
+        ...
 
     async def all(self) -> list[FlowRecord]: ...
 
@@ -124,10 +137,37 @@ class ReplyStore(Protocol):
     async def prune(self, *, older_than: datetime) -> int: ...
 
 
+class OutboxStore(Protocol):
+    """Messages that wait for flows that are away. They go with their flow: `FlowStore.delete` removes them."""
+
+    async def put(
+        self, flow_id: str, message_id: str, body: dict[str, Any], *, size: int, at: datetime
+    ) -> StoredMessage:
+        """Store it behind all others of its flow: calls keep the order in which they were made."""
+        ...
+
+    async def waiting(self) -> list[StoredMessage]:
+        """All flows' messages, in order."""
+        ...
+
+    async def body(self, place: int) -> dict[str, Any] | None:
+        """None: it is not there any more."""
+        ...
+
+    async def remove(self, places: Sequence[int]) -> None:
+        """Those that are gone already are passed over."""
+        ...
+
+    async def prune(self, *, older_than: datetime) -> int:
+        """Remove what is older; how many went."""
+        ...
+
+
 class Store(Protocol):
     flows: FlowStore
     activity: ActivityStore
     replies: ReplyStore
+    outbox: OutboxStore
 
     async def open(self) -> None:
         """Open, and bring the schema up to date. :raises SettingsRefused: when the file is unusable, with the remedy."""

@@ -13,11 +13,13 @@ from sqlalchemy import bindparam, delete, select, update
 from flow_manager.store.base import FlowRecord
 from flow_manager.store.session import Session
 from flow_manager.store.statements import insert_text, text_of
-from flow_manager.store.tables import flows, from_micros, to_micros
+from flow_manager.store.tables import flows, from_micros, outbox, to_micros
 from flow_manager.util.strict_json import dumps
 
 _SAVE = insert_text(flows, or_replace=True)
 _DELETE = text_of(delete(flows).where(flows.c.id == bindparam("id")))
+# Messages for a flow that is gone would wait for ever: they go in the same transaction.
+_DELETE_MESSAGES = text_of(delete(outbox).where(outbox.c.flow_id == bindparam("id")))
 _ALL = text_of(select(flows).order_by(flows.c.created_at, flows.c.id))
 _USED = text_of(update(flows).where(flows.c.id == bindparam("flow")).values(last_used_at=bindparam("at")))
 _COLUMNS = tuple(column.name for column in flows.columns)
@@ -38,6 +40,7 @@ class SqlFlows:
 
     async def delete(self, flow_id: str) -> None:
         def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_DELETE_MESSAGES, {"id": flow_id})
             connection.execute(_DELETE, {"id": flow_id})
 
         await self._writer.write(work)

@@ -11,6 +11,7 @@ from flow_manager.errors import FlowManagerError, SettingsRefused
 from flow_manager.store import faults, meta, migrations, schema
 from flow_manager.store.activity import SqlActivity
 from flow_manager.store.flows import SqlFlows
+from flow_manager.store.outbox import SqlOutbox
 from flow_manager.store.replies import SqlReplies
 from flow_manager.store.session import Session
 
@@ -32,6 +33,7 @@ class SqlStore:
         self._reader = Session(path, read_only=True)
         self.flows = SqlFlows(self._writer, self._reader)
         self.replies = SqlReplies(self._writer, self._reader)
+        self.outbox = SqlOutbox(self._writer, self._reader)
         self.activity = SqlActivity(
             self._writer, self._reader, new_stream=lambda: secrets.token_hex(8), boot=boot or _boot_id()
         )

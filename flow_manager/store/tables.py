@@ -63,6 +63,21 @@ replies = Table(
 )
 Index(None, replies.c.created_at)
 
+# Messages that wait for flows that are away. AUTOINCREMENT: a place is never given again, so that the order stays true.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("place", Integer, primary_key=True, autoincrement=True),
+    Column("flow_id", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index(None, outbox.c.flow_id)
+Index(None, outbox.c.created_at)
+
 meta = Table(
     "meta",
     metadata,
