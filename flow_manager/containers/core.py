@@ -18,7 +18,7 @@ from flow_manager.containers.observer import FlowObserver, NoObserver
 from flow_manager.containers.policy import Policy
 from flow_manager.containers.status import flow_state_of, info_of, status_of
 from flow_manager.containers.table import FlowTable
-from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus
+from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, IdlePolicy
 from flow_manager.contract.principal import Principal
 from flow_manager.errors import ContainerNotFound, FlowManagerError, InvalidRequest, ShuttingDown
 from flow_manager.observability.system_log import SystemLogger
@@ -56,6 +56,9 @@ class Core:
     # Set by the reconciler: look at a flow again after an operation during which events came.
     look_again: Callable[[FlowEntry], None] = lambda _entry: None
     observer: FlowObserver = field(default_factory=NoObserver)
+    # Judges an idle policy before a flow gets it; the watchers' registry sets it. Arguments: tenant, the flow's id, name and
+    # runtime, the policy. Raises InvalidRequest or Unsupported.
+    check_policy: Callable[[str, str, str, Runtime, IdlePolicy | None], None] = lambda *_: None
     closing: bool = False
     _told: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
@@ -173,6 +176,7 @@ class Core:
             self.still_there(entry)
             started = self.clock.monotonic()
             entry.operation = name
+            entry.operations += 1
             entry.seen_during_operation = False
             self.observer.operation_begins(entry, name, principal.name)
             self.tell(entry)

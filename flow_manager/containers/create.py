@@ -80,7 +80,8 @@ def _reserve(core: Core, principal: Principal, config: ContainerConfig, runtime:
         runtime=runtime.name,
         runtime_id=None,
         config=config.model_dump(mode="json"),
-        desired="stopped",
+        # One with a policy is wanted from the beginning: the first request wakes it.
+        desired="stopped" if config.idle is None else "running",
         created_at=core.now(),
         phase="creating",
         request_key=key,
@@ -104,6 +105,7 @@ async def _make(core: Core, entry: FlowEntry, principal: Principal, *, start: bo
 async def _steps(core: Core, entry: FlowEntry, principal: Principal, *, start: bool) -> None:
     config = entry.config
     # Judged before anything is made.
+    core.check_policy(entry.record.tenant, entry.id, entry.record.name, entry.runtime, config.idle)
     source = core.policy.code_source(config.code_path) if config.code_path else None
     spec = core.policy.spec(
         config,

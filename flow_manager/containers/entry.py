@@ -27,6 +27,8 @@ class FlowEntry:
     stale: bool = False
     lost: bool = False
     operation: str | None = None
+    # Counts operations: what was asked of the runtime before one, and answered after it, is old news.
+    operations: int = 0
     seen_during_operation: bool = False
     problem: str | None = None
     masked_environment: Mapping[str, str] = field(default_factory=dict)

@@ -61,6 +61,10 @@ class Reconciler:
                 self.look(entry)
 
     async def _look(self, entry: FlowEntry) -> None:
+        if entry.operation is not None:
+            entry.seen_during_operation = True
+            return
+        operations = entry.operations
         try:
             observation = await entry.runtime.inspect(entry.id)
         except ContainerNotFound:
@@ -68,6 +72,10 @@ class Reconciler:
         except FlowManagerError as error:
             self._core.log.log_debug("a flow could not be inspected", container=entry.id, reason=error.message)
         else:
+            if entry.operations != operations:
+                # A whole operation came and went meanwhile: what was answered may be from before it.
+                self._again.add(entry.id)
+                return
             await self._take_in(entry, observation)
 
     async def _watch(self, runtime: Runtime) -> None:
@@ -108,12 +116,14 @@ class Reconciler:
                 self._core.tell(entry)
         if runtime.name not in self._away:
             self._away.add(runtime.name)
+            self._core.observer.runtime_away(runtime.name)
             for tenant in self._tenants(runtime):
                 self._core.activity.log_runtime_unavailable(runtime.name, reason or "no answer", tenant=tenant)
 
     def _came_back(self, runtime: Runtime) -> None:
         if runtime.name in self._away:
             self._away.discard(runtime.name)
+            self._core.observer.runtime_back(runtime.name)
             for tenant in self._tenants(runtime):
                 self._core.activity.log_runtime_available(runtime.name, tenant=tenant)
 

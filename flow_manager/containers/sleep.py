@@ -5,21 +5,35 @@ Sleep leaves `desired` alone: unlike a stopped flow, a sleeping one is still wan
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.start import start_now
 from flow_manager.contract.models import IdlePolicy
 from flow_manager.contract.principal import Principal
-from flow_manager.errors import Conflict, Unsupported
+from flow_manager.errors import Conflict, StopFailed, Unsupported
 from flow_manager.runtimes.base import Observation
+
+# A stop has failed when the engine has not brought it about so many seconds after the grace.
+STOP_MARGIN = 10.0
 
 
 async def sleep_now(
-    core: Core, principal: Principal, entry: FlowEntry, *, reason: str, force: bool = False
+    core: Core,
+    principal: Principal,
+    entry: FlowEntry,
+    *,
+    reason: str,
+    force: bool = False,
+    still_idle: Callable[[], bool] = lambda: True,
 ) -> Observation | None:
-    """Pause, stop or kill it, as its policy says; `force` kills. None: it slept already.
+    """Pause, stop or kill it, as its policy says; `force` kills. None: it slept already, or is in use again.
 
-    :raises StopFailed, RuntimeUnavailable, Unsupported:
+    `still_idle` is asked under the lock, right before anything is done: a request that came in between wins, in silence.
+
+    :raises StopFailed: also when it outlasts its grace by 10 s. :raises RuntimeUnavailable, Unsupported:
     """
     policy = entry.config.idle or IdlePolicy()
     method = "kill" if force else policy.stop_method
@@ -31,15 +45,17 @@ async def sleep_now(
     async def body() -> Observation | None:
         if entry.observation is not None and entry.observation.state not in ("running", "restarting", "paused"):
             return None
-        if method == "pause":
-            if entry.observation is not None and entry.observation.state == "paused":
-                return None
-            observation = await entry.runtime.pause(entry.id)
-        elif method == "kill":
-            observation = await entry.runtime.kill(entry.id)
-        else:
-            core.channel.announce_stopping(entry.id, policy.stop_timeout)
-            observation = await entry.runtime.stop(entry.id, signal=policy.stop_signal, timeout=policy.stop_timeout)
+        if method == "pause" and entry.observation is not None and entry.observation.state == "paused":
+            return None
+        if not still_idle():
+            return None
+        try:
+            async with asyncio.timeout(policy.stop_timeout + STOP_MARGIN):
+                observation = await _end(core, entry, method, policy)
+        except TimeoutError:
+            raise StopFailed(
+                f"it outlasted its grace of {policy.stop_timeout:g} s by {STOP_MARGIN:g} s", operation="sleep"
+            ) from None
         core.observe(entry, observation)
         # A sleeping flow's listener is closed, its folder kept; a paused one keeps its connection.
         if method != "pause":
@@ -58,6 +74,15 @@ async def sleep_now(
     return await core.operate(entry, "sleep", (method,), principal, body)
 
 
+async def _end(core: Core, entry: FlowEntry, method: str, policy: IdlePolicy) -> Observation:
+    if method == "pause":
+        return await entry.runtime.pause(entry.id)
+    if method == "kill":
+        return await entry.runtime.kill(entry.id)
+    core.channel.announce_stopping(entry.id, policy.stop_timeout)
+    return await entry.runtime.stop(entry.id, signal=policy.stop_signal, timeout=policy.stop_timeout)
+
+
 async def wake_now(core: Core, principal: Principal, entry: FlowEntry, *, clear_stopped: bool) -> Observation:
     """Start it, or let it go on; one that runs is left as it is. Readiness is the watcher's to wait for.
 
@@ -67,11 +92,14 @@ async def wake_now(core: Core, principal: Principal, entry: FlowEntry, *, clear_
     """
 
     async def body() -> Observation:
-        if entry.record.desired == "stopped" and not clear_stopped:
-            raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
         state = entry.observation.state if entry.observation is not None else None
+        # Of one that was made and never started, nobody can say that somebody stopped it.
+        if entry.record.desired == "stopped" and state != "created" and not clear_stopped:
+            raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
         if state == "running" and not entry.stale:
             assert entry.observation is not None
+            if clear_stopped:
+                await core.record(entry, desired="running")
             return entry.observation
         return await start_now(core, entry)
 
