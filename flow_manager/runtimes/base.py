@@ -131,6 +131,8 @@ class Observation:
     addresses: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     oom_killed: bool = False
+    # TCP ports that the image or the container says it listens on, published or not, lowest first.
+    exposed: tuple[int, ...] = ()
 
     @property
     def running(self) -> bool:

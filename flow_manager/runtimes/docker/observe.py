@@ -40,6 +40,7 @@ def observe(data: Any) -> Observation:
         addresses=addresses_of(data),
         labels=labels,
         oom_killed=dig(data, "State", "OOMKilled") is True,
+        exposed=exposed_of(data),
     )
 
 
@@ -92,6 +93,15 @@ def ports_of(data: Any) -> dict[str, int]:
             if isinstance(key, str) and number.isascii() and number.isdigit() and 1 <= int(number) <= 65535:
                 ports.setdefault(key, int(number))
     return ports
+
+
+def exposed_of(data: Any) -> tuple[int, ...]:
+    """The TCP ports of `Config.ExposedPorts`, lowest first: `{"80/tcp": {}}`."""
+    found = dig(data, "Config", "ExposedPorts")
+    if not isinstance(found, Mapping):
+        return ()
+    numbers = [key.removesuffix("/tcp") for key in found if isinstance(key, str) and key.endswith("/tcp")]
+    return tuple(sorted({int(n) for n in numbers if n.isascii() and n.isdigit() and 1 <= int(n) <= 65535}))
 
 
 def addresses_of(data: Any) -> tuple[str, ...]:

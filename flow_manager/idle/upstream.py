@@ -1,0 +1,151 @@
+"""Where a flow's port is reached from here: the candidates, best first. Pure, except for the look at the machine's routes.
+
+A container is reached by its own address wherever there is a route to it. Its published port goes through the engine's
+forwarder, which accepts before the program listens, so it is the second choice.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+
+from flow_manager.contract.models import ContainerConfig, parse_port_key
+from flow_manager.runtimes.base import Observation
+
+LOOPBACK = "127.0.0.1"
+# Node's `listen(port, "localhost")` takes ::1 alone where the machine has IPv6.
+LOOPBACKS = (LOOPBACK, "::1")
+# Programs of these runtimes share this machine's own addresses.
+LOCAL_KINDS = frozenset({"process", "memory"})
+# A port that is published on every address is reached on loopback, too.
+_ANY = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}  # noqa: S104 - nothing is listened on here
+# Linux, include/uapi/linux/route.h and ipv6_route.h: up, through a gateway, unreachable on purpose.
+_UP, _GATEWAY, _REJECT = 0x1, 0x2, 0x200
+_IN_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to a flow's port. `via_forwarder`: something in between accepts the connection for the program."""
+
+    address: str
+    port: int
+    via_forwarder: bool = False
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        return self.address, self.port
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def flow_port(config: ContainerConfig, observation: Observation | None) -> int | None:
+    """Where it listens: as configured, else the lowest TCP port of `ports`, else the lowest that is published or exposed."""
+    if config.port is not None:
+        return config.port
+    exposed = observation.exposed if observation is not None else ()
+    published = observation.ports if observation is not None else {}
+    for choice in (_tcp_ports(config.ports), _tcp_ports(published), exposed):
+        if port := min(choice, default=None):
+            return port
+    return None
+
+
+def candidates(
+    observation: Observation | None, port: int | None, kind: str, *, published_on: str = LOOPBACK
+) -> tuple[Candidate, ...]:
+    """The ways to the flow's own `port` (as the flow counts it, not the host), best first; none while nothing is known.
+
+    `kind` is the runtime's, `published_on` the address on which its ports are published (`policy.publish_address`).
+    """
+    if observation is None or port is None:
+        return ()
+    published = observation.ports.get(f"{port}/tcp")
+    if kind in LOCAL_KINDS:
+        # The chosen PORT; a program that isn't told one listens where it always does.
+        return tuple(Candidate(address, published or port) for address in LOOPBACKS)
+    own = [Candidate(address, port) for address in observation.addresses if _usable(address)]
+    if published:
+        own.append(Candidate(_ANY.get(published_on, published_on), published, via_forwarder=True))
+    return tuple(own)
+
+
+def _tcp_ports(keys: Iterable[str]) -> list[int]:
+    found = [parse_port_key(key) for key in keys]
+    return [port for port, protocol in found if protocol == "tcp"]
+
+
+def _usable(text: str) -> bool:
+    """Never a name (it could be the flow's to choose), never this machine itself, no group, no cloud's metadata service."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local)
+
+
+# --- this machine -----------------------------------------------------------------------------------------------------
+
+
+def on_link(address: str, networks: Iterable[Network]) -> bool:
+    """Whether this machine is on the address's own network, so that what answers there is that very container."""
+    where = ip_address(address)
+    return any(where in network for network in networks if network.version == where.version)
+
+
+def networks_here() -> tuple[Network, ...]:
+    """The networks that this machine is on; none where the system doesn't tell (not Linux). Loopback's is left out."""
+    found: list[Network] = []
+    for path, parse in (("/proc/net/route", parse_route), ("/proc/net/ipv6_route", parse_route_6)):
+        try:
+            lines = Path(path).read_text().splitlines()
+        except OSError:
+            continue
+        found.extend(network for line in lines if (network := parse(line)) is not None)
+    return tuple(found)
+
+
+def parse_route(line: str) -> IPv4Network | None:
+    """One line of /proc/net/route: `Iface Destination Gateway Flags … Mask …`, addresses in hex, in the machine's order."""
+    fields = line.split()
+    try:
+        flags = int(fields[3], 16)
+        destination, mask = _address_of(fields[1]), _address_of(fields[7])
+    except (IndexError, ValueError):
+        return None  # the head line
+    if not flags & _UP or flags & (_GATEWAY | _REJECT) or int(mask) == 0:
+        return None
+    return IPv4Network(f"{destination}/{mask}", strict=False)
+
+
+def parse_route_6(line: str) -> IPv6Network | None:
+    """One line of /proc/net/ipv6_route: `destination prefix source prefix next-hop metric refs use flags interface`."""
+    fields = line.split()
+    try:
+        destination, length, hop, flags = fields[0], int(fields[1], 16), int(fields[4], 16), int(fields[8], 16)
+        network = IPv6Network((int(destination, 16), length), strict=False)
+    except (IndexError, ValueError):
+        return None
+    if not flags & _UP or flags & (_GATEWAY | _REJECT) or hop or not length or fields[9] == "lo":
+        return None
+    return network
+
+
+def in_container() -> bool:
+    """Whether this manager itself runs in a container: then ports that the engine publishes on loopback are not here."""
+    return any(path.exists() for path in _IN_CONTAINER)
+
+
+def _address_of(text: str) -> IPv4Address:
+    return IPv4Address(int(text, 16).to_bytes(4, sys.byteorder))
+
+
+def family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if isinstance(ip_address(address), IPv6Address) else socket.AF_INET
