@@ -8,7 +8,8 @@ Promises of every implementation, each held to by `tests/contract`:
 - A cancelled or failed `create` leaves nothing half-made behind.
 - A call returns after its effect was seen: after `kill` the state is `exited` (or `stopped` where no code is known).
 - `watch()` survives drops by reconnecting inside, and says `resync` whenever events may have been missed.
-- Only containers of this manager's own instance (label `flow-manager.instance`) are ever listed or touched.
+- Only containers of this manager's own instance (label `flow-manager.instance`), and those of others that ask for it with
+  the label `flow-manager.enable=true` and name no other instance, are ever listed or touched.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ LABEL_ID = "flow-manager.id"
 LABEL_NAME = "flow-manager.name"
 LABEL_INSTANCE = "flow-manager.instance"
 LABEL_TENANT = "flow-manager.tenant"
+# `true` on a container that others made: it is to be managed (wire contract, section 6).
+LABEL_ENABLE = "flow-manager.enable"
 # The flow's own channel, seen from inside a container (wire contract, section 7).
 CHANNEL_FOLDER_IN_CONTAINER = "/run/flow"
 CODE_FOLDER_IN_CONTAINER = "/flow"
@@ -115,6 +118,9 @@ class Observation:
 
     `ports` maps `container_port/proto` to the host port that was chosen (empty while it does not run, where the runtime
     only then knows).
+
+    `adopted`: others made it. Then `published` maps the ports that it asks for to host ports (0: any), whether it runs or
+    not, `environment` is what it was made with, and a container made anew in its place keeps `id` but not `runtime_id`.
     """
 
     id: str
@@ -131,6 +137,9 @@ class Observation:
     addresses: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     oom_killed: bool = False
+    adopted: bool = False
+    published: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     # TCP ports that the image or the container says it listens on, published or not, lowest first.
     exposed: tuple[int, ...] = ()
 
@@ -149,7 +158,8 @@ RuntimeEventType = Literal[
 class RuntimeEvent:
     """Something that happened. `id` is None for `resync`, `unavailable` and `available`, which concern the whole runtime.
 
-    A hint, not the truth: whoever gets one looks again (`inspect`). `cause` of a `died`: `exit`, `oom` where it is known.
+    A hint, not the truth: whoever gets one looks again (`inspect`). `cause` of a `died`, where it is known: `exit`, `oom`,
+    or `stop`: a person or another tool ended it. None for an end that this manager itself brought about.
     """
 
     type: RuntimeEventType
@@ -238,6 +248,13 @@ class Runtime(Protocol):
 
     async def stats(self, id: str) -> ResourceUsage:
         """One reading now. A flow that does not run has nulls. :raises ContainerNotFound, RuntimeUnavailable:"""
+        ...
+
+    async def glance(self) -> list[Observation]:
+        """As `list`, cheap enough to be asked every half minute of ten thousand flows.
+
+        Where nothing that such a look can show has changed, it may be what was observed earlier.
+        """
         ...
 
     async def list(self) -> list[Observation]:

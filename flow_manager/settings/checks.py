@@ -12,6 +12,7 @@ BUILT_IN_RUNTIMES = ("docker", "process", "memory")
 _ONLY_FOR = {
     "url": "docker",
     "network": "docker",
+    "adopt": "docker",
     "sockets_host_dir": "docker",
     "state_host_dir": "docker",
     "cgroup": "process",

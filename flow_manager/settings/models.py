@@ -171,6 +171,10 @@ class RuntimeSettings(SettingsModel):
         default=None, description="docker: the engine's address; default DOCKER_HOST, else the usual socket."
     )
     network: bool = Field(default=True, description="docker: join every flow to the network flow-manager-<instance>.")
+    adopt: bool = Field(
+        default=True,
+        description="docker: manage containers that others made and labelled `flow-manager.enable=true`.",
+    )
     sockets_host_dir: Path | None = Field(default=None, description="docker: sockets_dir as the engine's host sees it.")
     state_host_dir: Path | None = Field(default=None, description="docker: state_dir as the engine's host sees it.")
     cgroup: Path | None = Field(

@@ -63,6 +63,10 @@ class RuntimeHarness(Protocol):
         """End the flow with SIGKILL behind the runtime's back."""
         ...
 
+    async def outside_stop(self, runtime: Runtime, id: str) -> bool:
+        """A person ends the flow by hand, as with `docker stop`. False: this runtime can't tell that from any other end."""
+        ...
+
     def expected_environment(self, spec: FlowSpec) -> dict[str, str | None]:
         """All variables that the flow may see beside `spec.environment`; None: any value."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 from collections.abc import AsyncIterator
@@ -44,7 +45,7 @@ class DockerHarness:
     async def _open(self, instance: str) -> Runtime:
         runtime = DockerProvider(
             self.name,
-            RuntimeSettings(kind="docker", url=self.host),
+            RuntimeSettings(kind="docker", url=self.host, adopt=False),
             instance=instance,
             limits=LimitSettings(pull_stall=PULL_STALL),
             sockets_dir=self.folder / "sockets",
@@ -91,6 +92,13 @@ class DockerHarness:
         for container in self._containers():
             if container["Labels"]["flow-manager.id"] == id:
                 engine_api.request(self.host, "POST", f"/containers/{container['Id']}/kill", params={"signal": "KILL"})
+
+    async def outside_stop(self, runtime: Runtime, id: str) -> bool:
+        for container in self._containers():
+            if container["Labels"]["flow-manager.id"] == id:
+                path = f"/containers/{container['Id']}/stop"
+                await asyncio.to_thread(engine_api.request, self.host, "POST", path, params={"t": 30})
+        return True
 
     def expected_environment(self, spec: FlowSpec) -> dict[str, str | None]:
         return {

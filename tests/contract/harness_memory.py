@@ -64,6 +64,11 @@ class MemoryHarness:
     async def outside_kill(self, runtime: Runtime, id: str) -> None:
         self.engine.flows[id].die(137)
 
+    async def outside_stop(self, runtime: Runtime, id: str) -> bool:
+        assert isinstance(runtime, MemoryRuntime)
+        runtime.outside_stop(id)
+        return True
+
     def expected_environment(self, spec: FlowSpec) -> dict[str, str | None]:
         assert spec.channel_folder is not None
         return {"FLOW_ID": spec.id, "FLOW_SOCKET": str(spec.channel_folder / f"{spec.id}.sock")}

@@ -95,6 +95,10 @@ class ProcessHarness:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
 
+    async def outside_stop(self, runtime: Runtime, id: str) -> bool:
+        """The kernel does not say who sent a signal."""
+        return False
+
     def expected_environment(self, spec: FlowSpec) -> dict[str, str | None]:
         assert spec.channel_folder is not None
         return {

@@ -664,6 +664,44 @@ async def test_a_death_on_its_own_is_told_with_its_code(harness: RuntimeHarness,
         assert (await events.wait_for("died", spec.id)).exit_code == 3
 
 
+async def test_an_end_by_a_persons_hand_is_told_from_one_by_itself(harness: RuntimeHarness, runtime: Runtime) -> None:
+    by_hand, by_itself, by_us = harness.spec("sleeps"), harness.spec("exits", code=3), harness.spec("sleeps")
+    await run(runtime, by_hand)
+    await run(runtime, by_us)
+    async with Events(runtime) as events:
+        if not await harness.outside_stop(runtime, by_hand.id):
+            pytest.skip("this runtime can't tell")
+        assert (await events.wait_for("died", by_hand.id)).cause == "stop"
+        await runtime.create(by_itself)
+        await runtime.start(by_itself.id)
+        assert (await events.wait_for("died", by_itself.id)).cause == "exit"
+        # What this manager ends is nobody else's wish: else each sleep would pass for a person's stop.
+        await runtime.stop(by_us.id)
+        assert (await events.wait_for("died", by_us.id)).cause != "stop"
+
+
+async def test_a_glance_sees_what_a_list_sees(harness: RuntimeHarness, runtime: Runtime) -> None:
+    serving, killed = harness.spec("serves"), harness.spec("sleeps")
+    await run(runtime, serving)
+    await run(runtime, killed)
+
+    async def glanced() -> dict[str, tuple[Any, ...]]:
+        return {flow.id: (flow.state, flow.exit_code, flow.addresses, flow.ports) for flow in await runtime.glance()}
+
+    async def listed() -> dict[str, tuple[Any, ...]]:
+        return {flow.id: (flow.state, flow.exit_code, flow.addresses, flow.ports) for flow in await runtime.list()}
+
+    assert await glanced() == await listed()
+    await harness.outside_kill(runtime, killed.id)
+    await runtime.pause(serving.id)
+
+    async def over() -> bool:
+        return (await glanced())[killed.id][0] != "running"
+
+    await until(over, "a glance sees that the flow has ended")
+    assert await glanced() == await listed()
+
+
 async def test_all_who_watch_are_told(harness: RuntimeHarness, runtime: Runtime) -> None:
     spec = harness.spec("sleeps")
     async with Events(runtime) as first, Events(runtime) as second:

@@ -28,6 +28,8 @@ CONTROL_LIMIT = 16
 STREAM_LIMIT = 1024
 # A Unix socket that accepts at all does so at once; a TCP engine gets the usual time of a slow network.
 CONNECT_SECONDS = 5.0
+# A `_ping` takes a millisecond; a socket whose engine has stopped listening (systemd keeps it open) answers never.
+ACCEPT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,27 @@ class EngineClient:
                 # aiodocker leaves a session and a connector that it was given to their owner, which is this object.
                 await docker.session.close()
         self._control = self._streams = None
+
+    async def accepts(self) -> bool:
+        """Does it take *new* connections and answer on them? One that is about to end only goes on with its old ones."""
+        if self.url.startswith("unix://"):
+            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(self.url.removeprefix("unix://"), force_close=True)
+            address = "http://localhost/_ping"
+        elif self.url.startswith(("tcp://", "http://")):
+            connector = aiohttp.TCPConnector(force_close=True)
+            address = f"http://{self.url.partition('://')[2].rstrip('/')}/_ping"
+        else:
+            return True  # over TLS a handshake would need its own certificates; such an engine is taken at its word
+        timeout = aiohttp.ClientTimeout(total=ACCEPT_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                session.get(address) as response,
+            ):
+                await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+        return True
 
     async def call(
         self,

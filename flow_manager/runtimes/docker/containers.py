@@ -1,4 +1,4 @@
-"""The containers of this instance on the engine, found by their labels and keyed by the flow's id."""
+"""The containers of this instance, and those to be adopted, found by their labels and keyed by the flow's id."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flow_manager.errors import ContainerNotFound
-from flow_manager.runtimes.base import LABEL_ID, LABEL_INSTANCE, Observation
+from flow_manager.runtimes.base import LABEL_ENABLE, LABEL_ID, LABEL_INSTANCE, Observation
 from flow_manager.runtimes.docker.client import Answer, EngineClient
 from flow_manager.runtimes.docker.errors import KIND, Subject, translated
-from flow_manager.runtimes.docker.observe import dig, labels_of, observe, text
+from flow_manager.runtimes.docker.glance import agrees
+from flow_manager.runtimes.docker.identity import ENABLED, Identity, Judge, own_name
+from flow_manager.runtimes.docker.observe import dig, labels_of, name_of, observe, text
 from flow_manager.runtimes.docker.retry import repeat
 
 # A read that takes longer has failed. An inspect takes 2 ms; with all cores starting containers it was seen to take 2 s.
@@ -34,9 +36,9 @@ class Handle:
     network: str
 
 
-def handle_of(data: Mapping[str, Any]) -> Handle:
+def handle_of(data: Mapping[str, Any], flow_id: str) -> Handle:
     return Handle(
-        flow_id=labels_of(data)[LABEL_ID],
+        flow_id=flow_id,
         runtime_id=text(data["Id"]),
         stop_signal=text(dig(data, "Config", "StopSignal")) or "SIGTERM",
         tty=dig(data, "Config", "Tty") is True,
@@ -45,25 +47,34 @@ def handle_of(data: Mapping[str, Any]) -> Handle:
 
 
 class Containers:
-    """Finds and reads. Labels can't change after create, so a remembered id stays right until the container is gone."""
+    """Finds and reads. Labels can't change after create, so a remembered id stays right until the container is gone.
 
-    def __init__(self, client: EngineClient, instance: str) -> None:
+    An adopted container may be made anew by whoever made it: then two of them have one flow's id for a while, and the newer
+    one counts.
+    """
+
+    def __init__(self, client: EngineClient, instance: str, *, runtime: str = KIND, adopts: bool = False) -> None:
         self.client = client
         self.instance = instance
+        self.judge = Judge(runtime, instance, adopts)
         self._handles: dict[str, Handle] = {}
         self._flows: dict[str, str] = {}
+        self._seen: dict[str, Observation] = {}
 
     def remember(self, data: Mapping[str, Any]) -> Observation:
         """Take in an inspect's answer. :raises ValueError: when it is no container of this instance."""
-        seen = observe(data)
-        if seen.labels.get(LABEL_INSTANCE) != self.instance:
-            raise ValueError("a container of another instance")
-        handle = handle_of(data)
+        identity = self.judge.identity(labels_of(data), name_of(data))
+        if identity is None:
+            raise ValueError("a container of another instance, or of nobody")
+        seen = observe(data, identity)
+        handle = handle_of(data, seen.id)
         self._handles[seen.id] = handle
         self._flows[handle.runtime_id] = seen.id
+        self._seen[seen.id] = seen
         return seen
 
     def forget(self, flow_id: str) -> None:
+        self._seen.pop(flow_id, None)
         handle = self._handles.pop(flow_id, None)
         if handle is not None:
             self._flows.pop(handle.runtime_id, None)
@@ -73,7 +84,7 @@ class Containers:
         flow_id = self._flows.pop(runtime_id, None)
         handle = self._handles.get(flow_id) if flow_id else None
         if flow_id and handle is not None and handle.runtime_id == runtime_id:
-            del self._handles[flow_id]
+            self.forget(flow_id)
 
     def flow_of(self, runtime_id: str) -> str | None:
         """The flow whose container this is, as far as it was seen before."""
@@ -95,7 +106,10 @@ class Containers:
     async def _look(self, flow_id: str) -> Observation:
         for entry in await self.entries({LABEL_ID: flow_id}):
             return await self._inspect(text(dig(entry, "Id")), flow_id)
-        raise ContainerNotFound(flow_id, kind=KIND)
+        entry = _newest_by_flow(await self.adoptable()).get(flow_id)
+        if entry is None:
+            raise ContainerNotFound(flow_id, kind=KIND)
+        return await self._inspect(text(dig(entry, "Id")), flow_id)
 
     async def inspect(self, flow_id: str) -> Observation:
         """:raises ContainerNotFound, RuntimeUnavailable:"""
@@ -122,31 +136,56 @@ class Containers:
         except ValueError:
             raise ContainerNotFound(runtime_id, kind=KIND) from None
 
-    async def all(self) -> list[Observation]:
-        """All flows of this instance: one list, and an inspect each, since a list knows no exit codes and no health."""
-        found = [text(dig(entry, "Id")) for entry in await self.entries({})]
+    async def all(self, *, trusting: bool = False) -> list[Observation]:
+        """All flows: a list, and an inspect each, since a list does not tell everything. `trusting`: no inspect of those
+        whose list entry agrees with what was seen last."""
+        own = [(entry, self._identity(entry)) for entry in await self.entries({})]
+        ours = {identity.flow_id: entry for entry, identity in own if identity is not None and not identity.adopted}
+        # An id that a container of ours has is not given away to one that others made.
+        listed = {**_newest_by_flow(await self.adoptable()), **ours}
         width = asyncio.Semaphore(LIST_WIDTH)
 
-        async def one(runtime_id: str) -> Observation | None:
+        async def one(flow_id: str, entry: Any) -> Observation | None:
+            known = self._seen.get(flow_id)
+            if trusting and known is not None and agrees(entry, known):
+                return known
             async with width:
                 try:
-                    return await self.observe(runtime_id)
+                    return await self.observe(text(dig(entry, "Id")))
                 except ContainerNotFound:
                     return None  # removed meanwhile
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(runtime_id)) for runtime_id in found]
+            tasks = [group.create_task(one(flow_id, entry)) for flow_id, entry in listed.items()]
         seen = [flow for task in tasks if (flow := task.result()) is not None]
+        there = {text(dig(entry, "Id")) for entry in listed.values()}
         for gone in self._handles.keys() - {flow.id for flow in seen}:
-            handle = self._handles[gone]
-            if handle.runtime_id not in found:
+            if self._handles[gone].runtime_id not in there:
                 self.forget(gone)
         return seen
+
+    def _identity(self, entry: Any) -> Identity | None:
+        labels = dig(entry, "Labels")
+        return self.judge.identity(labels if isinstance(labels, Mapping) else {}, own_name(dig(entry, "Names")))
+
+    async def adoptable(self) -> list[tuple[str, Any]]:
+        """(flow id, the engine's list entry) of what others made and labelled for us, newest first. One a container.
+
+        :raises RuntimeUnavailable:
+        """
+        if not self.judge.adopts:
+            return []
+        found = await self._listed([f"{LABEL_ENABLE}={ENABLED}"])
+        judged = [(self._identity(entry), entry) for entry in found]
+        return [(identity.flow_id, entry) for identity, entry in judged if identity is not None and identity.adopted]
 
     async def entries(self, labels: Mapping[str, str]) -> list[Any]:
         """The engine's own list entries of this instance's containers with these labels. :raises RuntimeUnavailable:"""
         wanted = {LABEL_INSTANCE: self.instance, **labels}
-        filters = json.dumps({"label": [f"{name}={value}" for name, value in wanted.items()]})
+        return await self._listed([f"{name}={value}" for name, value in wanted.items()])
+
+    async def _listed(self, labels: list[str]) -> list[Any]:
+        filters = json.dumps({"label": labels})
         with translated():
             data = await self.read("containers/json", params={"all": "1", "filters": filters})
             if not isinstance(data, list):
@@ -174,3 +213,11 @@ class Containers:
                 raise
             self.forget(flow_id)
             return await act(await self.find(flow_id))
+
+
+def _newest_by_flow(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of containers with one flow's id the one made last: while compose replaces a container, the old one is still there."""
+    newest: dict[str, Any] = {}
+    for flow_id, entry in entries:
+        newest.setdefault(flow_id, entry)  # the engine lists the newest first
+    return newest

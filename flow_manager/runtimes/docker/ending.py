@@ -14,8 +14,15 @@ from contextlib import asynccontextmanager, contextmanager
 
 from aiodocker.exceptions import DockerError
 
-from flow_manager.errors import ContainerNotFound, ContainerStopped, OperationTimeout, StopFailed
+from flow_manager.errors import (
+    ContainerNotFound,
+    ContainerStopped,
+    FlowManagerError,
+    OperationTimeout,
+    StopFailed,
+)
 from flow_manager.runtimes.base import Observation
+from flow_manager.runtimes.docker.causes import Causes
 from flow_manager.runtimes.docker.client import Answer
 from flow_manager.runtimes.docker.containers import Containers, Handle
 from flow_manager.runtimes.docker.errors import RAW, Subject, repeatable, translated
@@ -50,6 +57,8 @@ class Ending:
         self._timeout = timeout
         self._own: Counter[str] = Counter()
         self._signalled: dict[str, float] = {}
+        # Those who tell from the engine's events why a container ended; they are told of our own signals.
+        self.causes: set[Causes] = set()
 
     async def stop(self, handle: Handle, signal: str | None, grace: float) -> Observation:
         """:raises ContainerNotFound, StopFailed, InvalidRequest, RuntimeUnavailable:"""
@@ -126,8 +135,15 @@ class Ending:
             # The engine answers a KILL only after the end, and itself gives up after some ten seconds.
             return await self._containers.client.call("POST", path, params={"signal": signal}, timeout=self._timeout)
 
-        with translated(Subject(handle.flow_id, signal=signal, operation="kill")):
-            await repeat(once, within=self._timeout)
+        for causes in self.causes:
+            causes.announce(handle.runtime_id)
+        try:
+            with translated(Subject(handle.flow_id, signal=signal, operation="kill")):
+                await repeat(once, within=self._timeout)
+        except FlowManagerError:
+            for causes in self.causes:
+                causes.withdraw(handle.runtime_id)
+            raise
 
     async def _let_go_on(self, handle: Handle) -> None:
         if (await self._containers.inspect(handle.flow_id)).state == "paused":

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +18,11 @@ import aiohttp
 import orjson
 
 from flow_manager.errors import FlowManagerError
-from flow_manager.runtimes.base import LABEL_ID, LABEL_INSTANCE, RuntimeEvent, RuntimeEventType
+from flow_manager.runtimes.base import RuntimeEvent, RuntimeEventType
+from flow_manager.runtimes.docker.causes import Causes
 from flow_manager.runtimes.docker.client import EngineClient
 from flow_manager.runtimes.docker.containers import Containers
-from flow_manager.runtimes.docker.ending import Ending
+from flow_manager.runtimes.docker.ending import Ending, normal
 from flow_manager.runtimes.docker.errors import RAW, translate
 from flow_manager.runtimes.docker.observe import dig, text, whole
 from flow_manager.runtimes.docker.pull import LineSplitter
@@ -35,6 +36,8 @@ TYPES: dict[str, RuntimeEventType] = {
     "unpause": "unpaused",
     "destroy": "removed",
 }
+# What is asked for. Not by label: the engine can only AND them, and a flow is ours by one label or adopted by another.
+ACTIONS = [*TYPES, "kill", "stop", "oom", "rename", "health_status"]
 CONNECT_SECONDS = 5.0
 # A frozen engine keeps its connections open and says nothing: after so much silence it is asked.
 SILENCE_SECONDS = 15.0
@@ -51,6 +54,16 @@ class EngineEvent:
     action: str
     attributes: dict[str, Any]
     nano: int
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The container's labels are among the attributes."""
+        return {key: value for key, value in self.attributes.items() if isinstance(value, str)}
+
+    @property
+    def exit_code(self) -> int | None:
+        code = text(self.attributes.get("exitCode"))
+        return int(code) if code.isascii() and code.isdigit() else None
 
 
 def parse(raw: bytes) -> EngineEvent | None:
@@ -94,10 +107,19 @@ class Feed:
         self._closed = closed
         self._removed = removed
         self._last_nano = 0
-        self._out_of_memory: set[str] = set()
+        self._causes = Causes()
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
         """`resync` once connected; `unavailable` when the engine is lost, `available` and `resync` when it is back."""
+        self._ending.causes.add(self._causes)
+        try:
+            async with aclosing(self._events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._ending.causes.discard(self._causes)
+
+    async def _events(self) -> AsyncGenerator[RuntimeEvent, None]:
         down = False
         waits = exponential(FIRST_WAIT, maximum=LONGEST_WAIT)
         while not self._closed.is_set():
@@ -119,8 +141,8 @@ class Feed:
                         while chunk := await self._read(response):
                             waits = exponential(FIRST_WAIT, maximum=LONGEST_WAIT)
                             for line in lines.feed(chunk):
-                                if (event := self._take(line)) is not None:
-                                    yield event
+                                for event in self._take(line):
+                                    yield await self._confirmed(event)
                     except (*RAW, FlowManagerError) as exc:
                         reason = translate(exc).message
             if self._closed.is_set():
@@ -131,8 +153,7 @@ class Feed:
             await self._sleep(next(waits))
 
     def _parameters(self) -> dict[str, str]:
-        label = f"{LABEL_INSTANCE}={self._containers.instance}"
-        parameters = {"filters": json.dumps({"type": ["container"], "label": [label]})}
+        parameters = {"filters": json.dumps({"type": ["container"], "event": ACTIONS})}
         if self._last_nano:
             parameters["since"] = f"{self._last_nano // NANO}.{self._last_nano % NANO:09d}"
         return parameters
@@ -153,30 +174,67 @@ class Feed:
         except TimeoutError:
             pass
 
-    def _take(self, line: bytes) -> RuntimeEvent | None:
+    async def _confirmed(self, event: RuntimeEvent) -> RuntimeEvent:
+        """An engine that is told to end stops all its containers, in the words of somebody who runs `docker stop`.
+
+        But then it takes no new connections any more, and what it stopped is wanted when it is back.
+        """
+        if event.cause != "stop" or await self._client.accepts():
+            return event
+        return replace(event, cause=None)
+
+    def _take(self, line: bytes) -> list[RuntimeEvent]:
         event = parse(line)
         if event is None:
-            return None
+            return []
         # `since` is inclusive: the last one comes again after each reconnect. A hint twice does no harm.
         self._last_nano = max(self._last_nano, event.nano)
-        flow_id = self._containers.flow_of(event.runtime_id) or text(event.attributes.get(LABEL_ID))
-        if event.action in ("kill", "die", "start"):
-            self._ending.noticed(event.runtime_id, event.action, text(event.attributes.get("signal")) or None)
-        if event.action == "oom":
-            self._out_of_memory.add(event.runtime_id)
-        if event.action == "destroy":
-            self._out_of_memory.discard(event.runtime_id)
+        identity = self._containers.judge.identity(event.labels, text(event.attributes.get("name")))
+        flow_id = self._containers.flow_of(event.runtime_id) or (identity.flow_id if identity else None)
+        if flow_id is None:
+            return []
+        at = moment(event.nano)
+        known = self._containers.handle(flow_id)
+        replaced = known is not None and known.runtime_id != event.runtime_id
+        if event.action == "rename":
+            if identity is None or identity.flow_id == flow_id:
+                return []
+            # An adopted container's id comes from its name, unless compose made it: now it is another flow.
             self._containers.forget_container(event.runtime_id)
-            self._removed()
+            return [RuntimeEvent("removed", flow_id, at=at), RuntimeEvent("created", identity.flow_id, at=at)]
+        cause = self._note(event, known.stop_signal if known else None)
         kind: RuntimeEventType | None = TYPES.get(event.action)
         if event.action.startswith("health_status"):
             kind = "health"
-        if kind is None or not flow_id:
-            return None
+        if event.action == "stop" and self._causes.stopped(event.runtime_id):
+            kind, cause = "died", "stop"
+        if event.action == "destroy":
+            self._removed()
+            self._containers.forget_container(event.runtime_id)
+        if kind in ("created", "started") and replaced:
+            # Made anew by whoever made it: the next look finds the newer one.
+            self._containers.forget(flow_id)
+        elif replaced:
+            return []  # the end of one whose place another one has taken already
+        if kind is None:
+            return []
         if kind != "died":
-            return RuntimeEvent(kind, flow_id, at=moment(event.nano))
-        cause = "oom" if event.runtime_id in self._out_of_memory else "exit"
-        self._out_of_memory.discard(event.runtime_id)
-        code = text(event.attributes.get("exitCode"))
-        exit_code = int(code) if code.isascii() and code.isdigit() else None
-        return RuntimeEvent(kind, flow_id, exit_code=exit_code, cause=cause, at=moment(event.nano))
+            return [RuntimeEvent(kind, flow_id, at=at)]
+        return [RuntimeEvent(kind, flow_id, exit_code=event.exit_code, cause=cause, at=at)]
+
+    def _note(self, event: EngineEvent, stop_signal: str | None) -> str | None:
+        """Keep what tells why a container ends; the cause where it has ended now."""
+        causes = self._causes
+        signal = text(event.attributes.get("signal"))
+        if event.action in ("kill", "die", "start"):
+            self._ending.noticed(event.runtime_id, event.action, signal or None)
+        if event.action == "kill" and signal:
+            wanted = normal(stop_signal) if stop_signal else None
+            causes.signalled(event.runtime_id, normal(signal), event.nano, stop_signal=wanted)
+        elif event.action == "oom":
+            causes.out_of_memory(event.runtime_id)
+        elif event.action in ("start", "destroy"):
+            causes.forget(event.runtime_id)
+        elif event.action == "die":
+            return causes.ended(event.runtime_id, event.exit_code, event.nano)
+        return None

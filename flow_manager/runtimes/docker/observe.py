@@ -8,27 +8,29 @@ from typing import Any, get_args
 
 from flow_manager.contract.models import ContainerHealth, ContainerState
 from flow_manager.runtimes.base import LABEL_ID, LABEL_NAME, Observation
+from flow_manager.runtimes.docker.identity import Identity
 
 STATES: frozenset[str] = frozenset(get_args(ContainerState))
 HEALTHS: frozenset[str] = frozenset(get_args(ContainerHealth))
 OWN_NETWORK_PREFIX = "flow-manager-"
 
 
-def observe(data: Any) -> Observation:
-    """`GET /containers/{id}/json` → Observation.
+def observe(data: Any, identity: Identity | None = None) -> Observation:
+    """`GET /containers/{id}/json` → Observation. `identity`: whose it was judged to be; None: ours, by its own label.
 
     :raises ValueError: when it is not a container of a flow (no `flow-manager.id` label).
     """
     labels = labels_of(data)
-    flow_id = labels.get(LABEL_ID)
-    if not flow_id:
+    whose = identity or Identity(labels.get(LABEL_ID, ""), False)
+    if not whose.flow_id:
         raise ValueError("a container without the label of a flow")
+    own_name = name_of(data)
     state = state_of(data)
     ended = state in ("exited", "dead")
     return Observation(
-        id=flow_id,
+        id=whose.flow_id,
         runtime_id=text(dig(data, "Id")) or None,
-        name=labels.get(LABEL_NAME) or text(dig(data, "Name")).lstrip("/"),
+        name=own_name if whose.adopted else labels.get(LABEL_NAME) or own_name,
         state=state,
         health=health_of(data),
         exit_code=whole(dig(data, "State", "ExitCode")) if ended else None,
@@ -40,6 +42,9 @@ def observe(data: Any) -> Observation:
         addresses=addresses_of(data),
         labels=labels,
         oom_killed=dig(data, "State", "OOMKilled") is True,
+        adopted=whose.adopted,
+        published=published_of(data) if whose.adopted else {},
+        environment=environment_of(data) if whose.adopted else {},
         exposed=exposed_of(data),
     )
 
@@ -66,6 +71,30 @@ def labels_of(data: Any) -> dict[str, str]:
     if not isinstance(found, Mapping):
         return {}
     return {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, str)}
+
+
+def name_of(data: Any) -> str:
+    """The container's own name, as an inspect tells it."""
+    return text(dig(data, "Name")).lstrip("/")
+
+
+def environment_of(data: Any) -> dict[str, str]:
+    """What it was made with, the image's own variables included."""
+    found = dig(data, "Config", "Env")
+    pairs = (item.partition("=") for item in (found if isinstance(found, list) else ()) if isinstance(item, str))
+    return {name: value for name, equals, value in pairs if name and equals}
+
+
+def published_of(data: Any) -> dict[str, int]:
+    """`80/tcp` → the host port that was asked for, 0 for any: known also while the container does not run."""
+    found = dig(data, "HostConfig", "PortBindings")
+    ports: dict[str, int] = {}
+    for key, bindings in found.items() if isinstance(found, Mapping) else ():
+        for binding in bindings if isinstance(bindings, list) else ():
+            number = text(dig(binding, "HostPort"))
+            port = int(number) if number.isascii() and number.isdigit() else 0
+            ports.setdefault(str(key), port if port <= 65535 else 0)
+    return ports
 
 
 def state_of(data: Any) -> ContainerState:

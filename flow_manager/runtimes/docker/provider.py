@@ -36,7 +36,8 @@ CAPABILITIES = Capabilities(networks=True, limits=True, tty=True, images=True, v
 class DockerProvider:
     """The runtime `docker`. Keeps no state that the engine does not have: another one on the same engine sees the same.
 
-    A flow is found by the labels `flow-manager.id` and `flow-manager.instance`; nothing else on the engine is touched.
+    A flow is found by the labels `flow-manager.id` and `flow-manager.instance`; one that others made, by
+    `flow-manager.enable=true` (see `identity`). Nothing else on the engine is touched.
     """
 
     kind = KIND
@@ -57,7 +58,7 @@ class DockerProvider:
         self._timeout = limits.operation_timeout
         self._sockets_dir, self._state_dir = sockets_dir, state_dir
         self.client = EngineClient(engine_url(settings.url, os.environ))
-        self._containers = Containers(self.client, instance)
+        self._containers = Containers(self.client, instance, runtime=name, adopts=settings.adopt)
         self._networks = Networks(self._containers)
         self._ending = Ending(self._containers, timeout=self._timeout)
         self._creator = Creator(
@@ -206,6 +207,9 @@ class DockerProvider:
         if (reading := stats.cpu_reading(data)) is not None:
             self._cpu[handle.runtime_id] = reading
         return used
+
+    async def glance(self) -> list[Observation]:
+        return await self._containers.all(trusting=True)
 
     async def list(self) -> list[Observation]:
         return await self._containers.all()

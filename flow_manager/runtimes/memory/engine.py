@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -39,8 +40,11 @@ Listener = Callable[[str, RuntimeEvent], None]
 class MemoryFlow:
     """One flow. Its state changes only in the methods here, all of them synchronous: no half-way states."""
 
-    def __init__(self, spec: FlowSpec, engine: MemoryEngine) -> None:
+    def __init__(self, spec: FlowSpec, engine: MemoryEngine, *, others: bool = False) -> None:
         self.spec = spec
+        # Made by somebody else: to be adopted. One made anew under the same id is another container.
+        self.others = others
+        self.number = next(engine.numbers)
         self.state: Literal["created", "running", "paused", "exited"] = "created"
         self.exit_code: int | None = None
         self.error: str | None = None
@@ -163,9 +167,10 @@ class MemoryFlow:
     def observe(self) -> Observation:
         spec = self.spec
         labels = {LABEL_ID: spec.id, LABEL_NAME: spec.name, LABEL_INSTANCE: spec.instance, LABEL_TENANT: spec.tenant}
+        published = {f"{port.container_port}/{port.protocol}": port.host_port for port in spec.ports}
         return Observation(
             id=spec.id,
-            runtime_id=f"memory-{spec.id}",
+            runtime_id=f"memory-{spec.id}-{self.number}" if self.others else f"memory-{spec.id}",
             name=spec.name,
             state=self.state,
             exit_code=self.exit_code,
@@ -174,8 +179,11 @@ class MemoryFlow:
             created_at=self.created_at,
             image=spec.image,
             ports=dict(self.ports),
-            labels={**spec.labels, **labels},
+            labels=dict(spec.labels) if self.others else {**spec.labels, **labels},
             oom_killed=self.oom_killed,
+            adopted=self.others,
+            published=published if self.others else {},
+            environment=dict(spec.environment) if self.others else {},
         )
 
     def _tell(self, type: Any, **details: Any) -> None:
@@ -198,6 +206,7 @@ class MemoryEngine:
         self.pulls = dict(pulls or {})
         self.clock = clock or SystemClock()
         self.flows: dict[str, MemoryFlow] = {}
+        self.numbers = itertools.count(1)
         self._listeners: list[Listener] = []
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -217,6 +226,15 @@ class MemoryEngine:
         ):
             raise NameConflict(f"the name {spec.name!r} is taken", kind=KIND, name=spec.name)
         flow = self.flows[spec.id] = MemoryFlow(spec, self)
+        self.publish(spec.instance, RuntimeEvent("created", spec.id, at=self.clock.now()))
+        return flow
+
+    def appear(self, spec: FlowSpec) -> MemoryFlow:
+        """Somebody else makes a container, or makes it anew: then the old one ends unseen, as a replaced one does."""
+        old = self.flows.pop(spec.id, None)
+        if old is not None:
+            old.release()
+        flow = self.flows[spec.id] = MemoryFlow(spec, self, others=True)
         self.publish(spec.instance, RuntimeEvent("created", spec.id, at=self.clock.now()))
         return flow
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from flow_manager.contract.models import ResourceUsage
 from flow_manager.errors import ContainerNotFound, ContainerRunning, ContainerStopped, RuntimeUnavailable, Unsupported
-from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
+from flow_manager.runtimes.base import (
+    LABEL_ENABLE,
+    Capabilities,
+    FlowSpec,
+    Observation,
+    PortBinding,
+    Progress,
+    RuntimeEvent,
+)
 from flow_manager.runtimes.hub import EventHub
 from flow_manager.runtimes.memory.engine import KIND, SIGCONT, SIGKILL, MemoryEngine, MemoryFlow
 from flow_manager.runtimes.memory.faults import Fault, Faults, When
 from flow_manager.runtimes.signals import signal_number
+from flow_manager.util.ids import derived_flow_id
 
 CAPABILITIES = Capabilities(networks=True, limits=True, tty=True, images=True, volumes=True)
 # As long as the service gives an engine call by default.
@@ -82,6 +91,40 @@ class MemoryRuntime:
     def die(self, id: str, code: int | None = 137, *, cause: str = "exit") -> None:
         """The flow ends, and nobody asked for it. `cause`: exit or oom."""
         self.engine.flows[id].die(code, cause=cause)
+
+    def outside_stop(self, id: str, code: int | None = 143) -> None:
+        """A person ends it by hand, as with `docker stop`."""
+        self.engine.flows[id].die(code, cause="stop")
+
+    def appear(
+        self,
+        name: str,
+        labels: Mapping[str, str],
+        *,
+        running: bool = True,
+        environment: Mapping[str, str] | None = None,
+        ports: tuple[PortBinding, ...] = (),
+        command: tuple[str, ...] = ("sleep",),
+    ) -> str:
+        """Somebody else makes a container, to be adopted; or makes the one of this name anew. Gives the flow's id."""
+        flow_id = derived_flow_id(self.name, name)
+        flow = self.engine.appear(
+            FlowSpec(
+                id=flow_id,
+                name=name,
+                container_name=name,
+                tenant="",
+                instance=self._instance,
+                image="memory",
+                command=command,
+                environment=dict(environment or {}),
+                ports=ports,
+                labels={LABEL_ENABLE: "true", **labels},
+            )
+        )
+        if running:
+            flow.start()
+        return flow_id
 
     def vanish(self, id: str) -> None:
         """Somebody removes it behind our back."""
@@ -166,6 +209,9 @@ class MemoryRuntime:
             return ResourceUsage(
                 cpu_percent=0.0, memory_bytes=MEMORY_OF_A_FLOW, memory_limit_bytes=flow.spec.memory, pids=1
             )
+
+    async def glance(self) -> list[Observation]:
+        return await self.list()
 
     async def list(self) -> list[Observation]:
         async with self._call("list"):

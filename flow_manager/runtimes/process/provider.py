@@ -238,6 +238,9 @@ class ProcessProvider:
             return ResourceUsage()
         return self._meter.read(id, run.pid, flow.record.spec.memory, flow.cgroup_usage())
 
+    async def glance(self) -> list[Observation]:
+        return await self.list()
+
     async def list(self) -> list[Observation]:
         self._open()
         return [flow.observe() for flow in self._flows.values()]

@@ -247,7 +247,8 @@ def feed(client: EngineClient, closed: asyncio.Event) -> Feed:
 
 
 def event(action: str, nano: int = 1, **attributes: str) -> bytes:
-    inner = ",".join(f'"{key}":"{value}"' for key, value in {"flow-manager.id": "abcdefghijkl", **attributes}.items())
+    labels = {"flow-manager.id": "abcdefghijkl", "flow-manager.instance": "lab"}
+    inner = ",".join(f'"{key}":"{value}"' for key, value in {**labels, **attributes}.items())
     return f'{{"Action":"{action}","Actor":{{"ID":"f00","Attributes":{{{inner}}}}},"timeNano":{nano}}}\n'.encode()
 
 
