@@ -52,6 +52,14 @@ class Asked:
         """All lines of that name as one (RFC 9110, section 5.2); empty when there is none."""
         return ", ".join(self.values(name))
 
+    def query(self, name: str) -> str:
+        """The first value of that name in the query, decoded; empty when there is none."""
+        for pair in self.target.partition("?")[2].split("&"):
+            key, _, value = pair.partition("=")
+            if key == name:
+                return unquote(value.replace("+", " "))
+        return ""
+
 
 def classify(asked: Asked, policy: IdlePolicy | None) -> Kind:
     """Reserved: the manager's own. Favicon, probe: answered truthfully, never waking, never use. Outside: not for the
