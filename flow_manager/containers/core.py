@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flow_manager.activity.log import UserActivityLogger
 from flow_manager.activity.redact import Masker
 from flow_manager.channel.handler import SocketCommunicationHandler
+from flow_manager.containers.adoptions import Adoptions
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.locks import FlowLocks
@@ -26,6 +27,9 @@ from flow_manager.runtimes.base import Observation, Runtime
 from flow_manager.settings.models import Settings
 from flow_manager.store.base import FlowRecord, FlowStore, StoredActivity
 from flow_manager.util.clock import Clock
+
+if TYPE_CHECKING:
+    from flow_manager.containers.outbox import Outbox
 
 T = TypeVar("T")
 # A reply waits this long, in seconds, for its activity entry to be on disk.
@@ -59,6 +63,9 @@ class Core:
     # Judges an idle policy before a flow gets it; the watchers' registry sets it. Arguments: tenant, the flow's id, name and
     # runtime, the policy. Raises InvalidRequest or Unsupported.
     check_policy: Callable[[str, str, str, Runtime, IdlePolicy | None], None] = lambda *_: None
+    # Set by whoever opens it: without one, a message for a flow that is away is refused.
+    outbox: Outbox | None = None
+    adoptions: Adoptions = field(default_factory=Adoptions)
     closing: bool = False
     _told: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
@@ -143,6 +150,8 @@ class Core:
     def forget(self, entry: FlowEntry) -> None:
         self.table.discard(entry)
         self.observer.flow_removed(entry)
+        if self.outbox is not None:
+            self.outbox.forget(entry.id)
         self._told.pop(entry.id, None)
         # Masked a while longer: the lines that tell of the end may still hold its secrets.
         asyncio.get_running_loop().call_later(

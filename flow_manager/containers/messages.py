@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from flow_manager.channel.handler import Delivery
 from flow_manager.containers.core import Core
+from flow_manager.containers.courier import reachable
+from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.models import MessageDelivery
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import SendMessage
@@ -12,20 +15,54 @@ from flow_manager.errors import NotConnected, Unsupported
 async def send_message(core: Core, principal: Principal, request: SendMessage) -> MessageDelivery:
     """Write it to the flow's channel, and wait for the reply when one is expected.
 
-    :raises NotConnected: at once, when the flow has no connection.
+    With `wake`, one for a flow that is away is stored and the flow is woken; see `Outbox.send`.
+
+    :raises NotConnected: at once, when the flow has no connection and is not to be woken.
     :raises ReplyTimeout, FrameTooLarge, QueueFull:
-    :raises Unsupported: for `wake: true`, which needs a watcher.
     """
     entry = core.table.resolve(principal, request.container_id)
     core.refuse_when_closing()
-    if request.wake and not core.channel.is_socket_connected(entry.id):
-        raise Unsupported("a message can't wake a flow yet", kind=entry.runtime.kind, capability="wake")
+    outbox = core.outbox
+    if outbox is None:
+        if request.wake and not reachable(core, entry):
+            raise Unsupported("this service wakes no flows", kind=entry.runtime.kind, capability="wake")
+        return _told(await _write(core, entry, request, None))
+    message_id = outbox.message_id(principal, request, entry.id) if request.wake else None
+    lease = outbox.use(entry.id, f"message from {principal.name}")
+    try:
+        began = core.clock.monotonic()
+        if message_id is not None and (outbox.waiting(entry.id) or not reachable(core, entry)):
+            return await outbox.send(entry, request, message_id, request.timeout)
+        if outbox.waiting(entry.id) and reachable(core, entry):
+            # The order is everybody's: what came first goes first, also before what needs no waking.
+            own_id = outbox.message_id(principal, request, entry.id)
+            return await outbox.send(entry, request, own_id, request.timeout)
+        try:
+            return _told(await _write(core, entry, request, message_id))
+        except NotConnected:
+            if message_id is None:
+                raise
+            # It left between our look and the write, or before it acknowledged.
+            left = max(0.0, request.timeout - (core.clock.monotonic() - began))
+            return await outbox.send(entry, request, message_id, left)
+    finally:
+        lease.release()
+
+
+async def _write(core: Core, entry: FlowEntry, request: SendMessage, message_id: str | None) -> Delivery:
     state = entry.observation.state if entry.observation else None
     if state not in ("running", None):
         raise NotConnected(f"the flow is {state}", state=state)
-    delivery = await core.channel.send_message(
-        entry.id, request.message, expect_reply=request.expect_reply, timeout=request.timeout
+    return await core.channel.send_message(
+        entry.id,
+        request.message,
+        expect_reply=request.expect_reply,
+        timeout=request.timeout,
+        message_id=message_id,
     )
+
+
+def _told(delivery: Delivery) -> MessageDelivery:
     return MessageDelivery(
         message_id=delivery.message_id,
         delivered=delivery.delivered,

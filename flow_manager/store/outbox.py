@@ -51,7 +51,10 @@ class SqlOutbox:
 
     async def waiting(self) -> list[StoredMessage]:
         rows = await self._reader.run(lambda connection: connection.execute(_WAITING).fetchall())
-        return [StoredMessage(*head, created_at=from_micros(micros)) for *head, micros in rows]
+        return [
+            StoredMessage(place, flow_id, message_id, size, from_micros(micros))
+            for place, flow_id, message_id, size, micros in rows
+        ]
 
     async def body(self, place: int) -> dict[str, Any] | None:
         row = await self._reader.run(lambda connection: connection.execute(_BODY, {"place": place}).fetchone())

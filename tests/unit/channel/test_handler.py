@@ -448,3 +448,60 @@ async def test_many_flows_talk_at_once(sockets_dir: Path, listener: Any) -> None
             writer.close()
             await writer.wait_closed()
         await handler.close()
+
+
+# --- messages that have their id already ------------------------------------------------------------------------------
+
+
+async def test_a_kept_message_goes_out_with_its_id_and_its_late_answer_is_no_fault(
+    handler: Any, connect: Connect, flow_id: str
+) -> None:
+    flow = await connect()
+    delivery = await handler.send_message(flow_id, {"n": 1}, message_id="k-1")
+    assert delivery.message_id == (await flow.frame())["id"] == "k-1"
+    # The same id again: the first came, but nobody could be told so.
+    await handler.send_message(flow_id, {"n": 1}, message_id="k-1")
+    assert (await flow.frame())["id"] == "k-1"
+    await flow.say(type="reply", to="k-1", body=None)
+    await flow.say(type="reply", to="k-of-an-earlier-run", body=None)
+    await flow.say(type="reply", to="x-1", body=None)
+    assert (await flow.frame())["to"] == "x-1", "only an id that was never ours is refused"
+
+
+@pytest.mark.parametrize("acks", [True, False])
+async def test_delivery_is_told_before_the_reply(
+    handler: Any, connect: Connect, listener: Any, flow_id: str, acks: bool
+) -> None:
+    flow = await connect()
+    await flow.say(type="hello", contract=1, acks=acks)
+    assert await handler.introduced(flow_id, 5)
+    told = asyncio.Event()
+    task = await started(handler.send_message(flow_id, {}, expect_reply=True, on_delivered=told.set))
+    frame = await flow.frame()
+    if acks:
+        assert not told.is_set()
+        await flow.say(type="ack", to=frame["id"])
+    async with asyncio.timeout(5):
+        await told.wait()
+    assert not task.done()
+    told.clear()
+    await flow.say(type="ack", to=frame["id"])
+    await flow.say(type="reply", to=frame["id"], body=1)
+    assert (await task).reply == 1
+    assert not told.is_set(), "told once"
+
+
+async def test_a_flow_is_introduced_by_its_first_frame_or_not_at_all(
+    handler: Any, connect: Connect, flow_id: str
+) -> None:
+    assert not await handler.introduced(flow_id, 5), "nobody is connected"
+    flow = await connect()
+    assert not await handler.introduced(flow_id, 0.01)
+    waiting = [await started(handler.introduced(flow_id, 5)) for _ in range(2)]
+    await flow.say(type="pong")
+    assert await asyncio.gather(*waiting) == [True, True]
+    assert await handler.introduced(flow_id, 0)
+    second = await connect()
+    waiting = [await started(handler.introduced(flow_id, 5))]
+    await second.close()
+    assert await asyncio.gather(*waiting) == [False], "it left without a word"

@@ -1,0 +1,345 @@
+"""Bringing one flow what waits for it: wake it, wait until it has connected, deliver in order.
+
+A courier is a task that lives while there is something to deliver and hope to deliver it. Without hope (the wake fails again
+and again, the flow never acknowledges) it ends and the messages stay: the next message or the next connection begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from flow_manager.channel.handler import Delivery
+from flow_manager.containers.letters import Letter, LetterQueue
+from flow_manager.containers.status import flow_state_of
+from flow_manager.contract.requests import MAX_TIMEOUT
+from flow_manager.contract.wake import LeaseKind
+from flow_manager.errors import (
+    Conflict,
+    ContainerNotFound,
+    FlowManagerError,
+    FrameTooLarge,
+    InvalidRequest,
+    NotConnected,
+    ShuttingDown,
+)
+from flow_manager.store.base import OutboxStore
+from flow_manager.util.backoff import exponential
+from flow_manager.util.ids import new_short_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flow_manager.containers.core import Core
+    from flow_manager.containers.entry import FlowEntry
+
+E = TypeVar("E", bound=FlowManagerError)
+
+# A hello is optional, and comes at once where it comes: it says whether the flow acknowledges. Seconds.
+HELLO_WITHIN = 1.0
+# A flow that woke may take this long to connect to its channel, and is kept awake for it. Seconds.
+CONNECT_WITHIN = 30.0
+# Tries in a row without a single message delivered. With the waits between them: half a minute.
+TRIES = 8
+FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
+# Above what writing and acknowledging may take (the channel's own limits are told in its settings).
+DELIVERY_MARGIN = 1.0
+# A reply is waited for at most as long as a client may ask for (contract.requests.MAX_TIMEOUT), and a little.
+LONGEST_TALK = MAX_TIMEOUT + 60.0
+
+
+class Lease(Protocol):
+    def release(self) -> None: ...
+
+
+class Watched(Protocol):
+    """What a flow's watcher does for its messages."""
+
+    def use(self, kind: LeaseKind, holder: str) -> Lease: ...
+
+    async def wake(self, *, reason: str, by_request: bool = True) -> None:
+        """`by_request` False: somebody asked for this flow by name, so one that was stopped starts too."""
+        ...
+
+
+def reachable(core: Core, entry: FlowEntry) -> bool:
+    """It runs, is not about to end, and has its channel connected. A paused flow's connection stands, but nobody reads."""
+    if not core.channel.is_socket_connected(entry.id):
+        return False
+    if entry.lost or (entry.observation is not None and entry.observation.state != "running"):
+        return False
+    return (core.observer.flow_state(entry) or flow_state_of(entry)) not in ("stopping", "napping")
+
+
+class Courier:
+    """One flow's queue, and the task that empties it. `wake(by_request)` starts the flow and raises why it didn't start."""
+
+    def __init__(
+        self,
+        core: Core,
+        store: OutboxStore,
+        entry: FlowEntry,
+        queue: LetterQueue,
+        *,
+        wake: Callable[[bool], Awaitable[None]],
+        use: Callable[[LeaseKind, str], Lease],
+        too_old: Callable[[Letter], bool],
+        ended: Callable[[], None],
+    ) -> None:
+        self.queue = queue
+        # Somebody asked for the flow by name since the last wake.
+        self.asked = False
+        self._core = core
+        self._store = store
+        self._entry = entry
+        self._wake = wake
+        self._use = use
+        self._too_old = too_old
+        self._ended = ended
+        self._changed = asyncio.Event()
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+        self._talks: dict[Letter, asyncio.Task[Delivery]] = {}
+        self._over = False
+
+    @property
+    def kind(self) -> str:
+        return self._entry.runtime.kind
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, and nothing is under way."""
+        return not self.queue and self._task is None and not self._talks
+
+    def go(self, *, fresh: bool = False) -> None:
+        """Begin, or look again at once. `fresh`: there is a new message, which deserves all tries.
+
+        A connection alone doesn't: a flow that ends over each first message would be woken for ever.
+        """
+        self._failures = 0 if fresh else min(self._failures, TRIES - 1)
+        self._changed.set()
+        if self._task is None and self.queue and not self._over:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"courier-{self._entry.id}")
+            self._task.add_done_callback(self._done)
+
+    def give_up(self, letter: Letter) -> None:
+        """Nobody waits for its answer any more."""
+        letter.answer = None
+        talk = self._talks.get(letter)
+        if talk is not None and letter not in self.queue:
+            talk.cancel()
+
+    async def close(self, error: FlowManagerError) -> None:
+        """End, and tell whoever waits `error`."""
+        tasks = self.abandon(error)
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def abandon(self, error: FlowManagerError) -> list[asyncio.Task[Any]]:
+        """The same without waiting; the tasks that are about to end."""
+        self._over = True
+        tasks: list[asyncio.Task[Any]] = [*([self._task] if self._task else []), *self._talks.values()]
+        for task in tasks:
+            task.cancel()
+        for letter in self.queue:
+            letter.fail(with_details(error, message_id=letter.message_id, queued=letter.durable or None))
+        return tasks
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._core.log.log_error(new_short_id("err"), fault, operation="outbox", container=self._entry.id)
+        elif self._changed.is_set():
+            # Something came between its last look and its end.
+            self.go()
+        self._ended()
+
+    # --- the round ----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        waits = exponential(FIRST_WAIT, maximum=LONGEST_WAIT)
+        while self.queue:
+            self._changed.clear()
+            if self._failures == 0:
+                waits = exponential(FIRST_WAIT, maximum=LONGEST_WAIT)
+            try:
+                with self._awake():
+                    await self._attempt()
+                self._failures = 0
+                continue
+            except (ShuttingDown, ContainerNotFound):
+                return
+            except FlowManagerError as error:
+                self._failures += 1
+                self._core.log.log_debug(
+                    "messages wait on", container=self._entry.id, waiting=len(self.queue), reason=error.message
+                )
+                if self._failures >= TRIES or _stopped_by_somebody(error):
+                    return
+                pause = max(next(waits), _retry_after(error))
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _attempt(self) -> None:
+        """Wake the flow if need be, and deliver all. :raises FlowManagerError: why not, with the messages still here."""
+        if not reachable(self._core, self._entry):
+            await self._bring_up()
+        # Before the first frame it is not known whether the flow acknowledges what it gets.
+        await self._core.channel.introduced(self._entry.id, HELLO_WITHIN)
+        while self.queue:
+            letter = self.queue.head
+            await self._deliver(letter)
+            self._failures = 0
+
+    async def _bring_up(self) -> None:
+        for letter in self.queue:
+            if not letter.durable:
+                self.queue.remove(letter)
+                letter.fail(NotConnected("the flow's connection ended before its turn came"))
+        if not self.queue:
+            return
+        asked, self.asked = self.asked, False
+        try:
+            await self._wake(not asked)
+        except FlowManagerError as error:
+            # The messages stay; but nobody shall wait out their time-out for a reply that can't come.
+            for letter in self.queue:
+                letter.fail(with_details(error, message_id=letter.message_id, queued=True))
+            raise
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN):
+                while not reachable(self._core, self._entry):
+                    self._changed.clear()
+                    if self._core.table.get(self._entry.id) is not self._entry:
+                        raise ContainerNotFound(self._entry.id, kind=self._entry.runtime.kind)
+                    await self._changed.wait()
+        except TimeoutError:
+            raise NotConnected(f"it woke, but did not connect to its channel within {CONNECT_WITHIN:g} s") from None
+
+    # --- one message --------------------------------------------------------------------------------------------------
+
+    async def _deliver(self, letter: Letter) -> None:
+        """:raises FlowManagerError: it is not delivered, and stays the first."""
+        await asyncio.wait([letter.stored])
+        if letter not in self.queue:
+            return  # it could not be stored, or its sender gave up
+        if self._too_old(letter):
+            await self._drop(letter)
+            return
+        body = letter.body if letter.place is None else await self._store.body(letter.place)
+        if body is None:
+            self.queue.remove(letter)
+            return
+        try:
+            await self._hand_over(letter, body)
+        except (FrameTooLarge, InvalidRequest) as error:
+            # It fitted when it was taken; with other settings it never will, and would block all behind it.
+            self._core.log.log_error(
+                new_short_id("err"), error, operation="outbox", container=self._entry.id, message_id=letter.message_id
+            )
+            letter.fail(error)
+            await self._drop(letter)
+            return
+        self.queue.remove(letter)
+        await self._unstore(letter)
+
+    async def _hand_over(self, letter: Letter, body: dict[str, Any]) -> None:
+        settings = self._core.settings.channel
+        margin = settings.write_timeout + settings.ack_timeout + DELIVERY_MARGIN
+        channel = self._core.channel
+        if letter.answer is None or not letter.wants_reply:
+            delivery = await channel.send_message(self._entry.id, body, timeout=margin, message_id=letter.message_id)
+            letter.settle(delivery)
+            return
+        delivered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        talk = asyncio.ensure_future(self._talk(letter, body, lambda: delivered.set_result(None)))
+        self._talks[letter] = talk
+        talk.add_done_callback(lambda _done: self._talk_ended(letter))
+        try:
+            # Written and acknowledged is enough for the next one's turn; the reply may take its time.
+            either: list[asyncio.Future[Any]] = [talk, delivered]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            talk.cancel()
+            raise
+        if talk.done() and not delivered.done():
+            letter.settle(talk.result())
+        elif letter.answer is None:
+            talk.cancel()
+        else:
+            talk.add_done_callback(lambda done: _answer(letter, done))
+
+    def _talk_ended(self, letter: Letter) -> None:
+        self._talks.pop(letter, None)
+        self._ended()
+
+    async def _talk(self, letter: Letter, body: dict[str, Any], delivered: Callable[[], None]) -> Delivery:
+        lease = self._use("message", letter.message_id)
+        try:
+            # Who asked has a time-out of its own, and ends this by it.
+            return await self._core.channel.send_message(
+                self._entry.id,
+                body,
+                expect_reply=True,
+                timeout=LONGEST_TALK,
+                message_id=letter.message_id,
+                on_delivered=delivered,
+            )
+        finally:
+            lease.release()
+
+    async def _drop(self, letter: Letter) -> None:
+        self.queue.remove(letter)
+        await self._unstore(letter)
+
+    async def _unstore(self, letter: Letter) -> None:
+        if letter.place is None:
+            return
+        try:
+            await self._store.remove([letter.place])
+        except FlowManagerError as error:
+            # It was delivered; after a restart it would come twice, which the contract allows.
+            self._core.log.log_debug("a delivered message is still stored", reason=error.message)
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        lease = self._use("message", "outbox")
+        try:
+            yield
+        finally:
+            lease.release()
+
+
+def _answer(letter: Letter, talk: asyncio.Task[Delivery]) -> None:
+    if talk.cancelled():
+        letter.fail(ShuttingDown("the service ended before the flow replied", message_id=letter.message_id))
+    elif (error := talk.exception()) is None:
+        letter.settle(talk.result())
+    elif isinstance(error, FlowManagerError):
+        letter.fail(with_details(error, message_id=letter.message_id, delivered=True))
+    else:
+        letter.fail(NotConnected("the flow's reply was lost", message_id=letter.message_id))
+
+
+def with_details(error: E, **details: Any) -> E:
+    """The same error with more details. A copy: one failed wake is raised to everybody who waits for it."""
+    kind = type(error)
+    copy = kind.__new__(kind)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    copy.details = {**error.details, **{key: value for key, value in details.items() if value is not None}}
+    return copy
+
+
+def _stopped_by_somebody(error: FlowManagerError) -> bool:
+    return isinstance(error, Conflict) and error.details.get("desired") == "stopped"
+
+
+def _retry_after(error: FlowManagerError) -> float:
+    seconds = error.details.get("retry_after")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
