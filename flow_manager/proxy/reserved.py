@@ -69,7 +69,7 @@ async def _wait(request: HeldRequest, asked: Asked, flow: WakingFlow, context: S
 
 
 async def _wake(request: HeldRequest, asked: Asked, flow: WakingFlow, context: SlowContext) -> None:
-    if not is_own_page(request, asked):
+    if not is_own_page(asked):
         foreign = Problem(403, "forbidden", "only the flow's own pages may wake it by this address")
         refuse(request, asked, foreign.about(flow), context)
         return
@@ -93,11 +93,12 @@ def _why_not(flow: WakingFlow) -> Problem | None:
     return why_not_woken(flow)
 
 
-def is_own_page(request: HeldRequest, asked: Asked) -> bool:
-    """Whether a page of this very host asks, or no page at all: browsers name themselves, by Fetch Metadata or by Origin."""
+def is_own_page(asked: Asked) -> bool:
+    """Whether a page of this very host asks, or no page at all: browsers tell, by Fetch Metadata or else by Origin."""
     site = asked.value(b"sec-fetch-site")
-    if site and site not in ("same-origin", "none"):
-        return False
+    if site:
+        # The browser's own word, which no page can change: it holds behind a proxy that changes the Host header, too.
+        return site in ("same-origin", "none")
     origins = asked.values(b"origin")
     if not origins:
         return True
