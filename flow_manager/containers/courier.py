@@ -177,6 +177,8 @@ class Courier:
                     "messages wait on", container=self._entry.id, waiting=len(self.queue), reason=error.message
                 )
                 if self._failures >= TRIES or _stopped_by_somebody(error):
+                    # What is set from here on came after this last try.
+                    self._changed.clear()
                     return
                 pause = max(next(waits), _retry_after(error))
             try:
