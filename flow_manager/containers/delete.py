@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flow_manager.containers.adopt import release
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.models import Deleted
@@ -11,8 +12,13 @@ from flow_manager.errors import ContainerRunning
 
 
 async def delete(core: Core, principal: Principal, request: DeleteContainer) -> Deleted:
-    """:raises ContainerRunning: when it runs and `force` is False; with `force`, what is under way is ended."""
+    """One that others made is only released, unless `force`.
+
+    :raises ContainerRunning: when it runs and `force` is False; with `force`, what is under way is ended.
+    """
     entry = core.table.resolve(principal, request.container_id)
+    if entry.record.adopted and not request.force:
+        return await release(core, principal, entry)
 
     async def body() -> None:
         if not request.force and entry.running:

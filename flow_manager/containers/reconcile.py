@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+from flow_manager.containers.adopt import adopt, follow, forget_gone, recognise
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.principal import DEFAULT_TENANT
@@ -18,6 +19,8 @@ from flow_manager.util.ids import new_short_id
 
 # A runtime whose event stream fails although it promised to reconnect by itself is asked again after this many seconds.
 WATCH_RETRY = 1.0
+# A comparison of ten thousand flows lets others have their turn after so many.
+TURN_AFTER = 500
 ACTOR = "runtime"
 
 
@@ -35,6 +38,10 @@ class Reconciler:
         self._core.look_again = self.look
         for runtime in self._core.runtimes.values():
             task = asyncio.get_running_loop().create_task(self._watch(runtime), name=f"watch-{runtime.name}")
+            self._watchers.append(task)
+            task = asyncio.get_running_loop().create_task(
+                self._resync_regularly(runtime), name=f"resync-{runtime.name}"
+            )
             self._watchers.append(task)
 
     async def close(self) -> None:
@@ -93,13 +100,15 @@ class Reconciler:
 
     async def _on_event(self, runtime: Runtime, event: RuntimeEvent) -> None:
         if event.type == "resync":
-            await self._resync(runtime)
+            await self.resync(runtime)
         elif event.type == "unavailable":
             self._gone_away(runtime, event.reason)
         elif event.type == "available":
             self._came_back(runtime)
         elif event.id is not None:
             entry = self._core.table.get(event.id)
+            if entry is None and event.type in ("created", "started"):
+                await self._meet(runtime, event.id)
             if entry is None or entry.runtime is not runtime:
                 return
             if event.type in ("died", "started"):
@@ -131,14 +140,35 @@ class Reconciler:
         """Everybody who has a flow there is told, and the default tenant."""
         return {DEFAULT_TENANT, *(entry.record.tenant for entry in self._core.table if entry.runtime is runtime)}
 
-    async def _resync(self, runtime: Runtime) -> None:
+    async def _meet(self, runtime: Runtime, flow_id: str) -> None:
+        """Something that isn't known: perhaps somebody made a container for us to adopt."""
         try:
-            found = {observation.id: observation for observation in await runtime.list()}
+            observation = await runtime.inspect(flow_id)
+        except FlowManagerError:
+            return  # gone again, or a later look finds it
+        await self._adopt(runtime, observation)
+
+    async def _resync_regularly(self, runtime: Runtime) -> None:
+        """Events can be lost without anybody noticing: what is known is compared all the same."""
+        while True:
+            await asyncio.sleep(self._core.settings.idle.resync)
+            try:
+                await self.resync(runtime, glance=True)
+            except Exception as error:
+                self._core.log.log_error(new_short_id("err"), error, operation="resync")
+
+    async def resync(self, runtime: Runtime, *, glance: bool = False) -> None:
+        """Compare everything; `glance`: by a look that costs little, and may miss what such a look can't show."""
+        try:
+            seen = await (runtime.glance() if glance else runtime.list())
         except FlowManagerError as error:
             self._gone_away(runtime, error.message)
             return
+        found = {observation.id: observation for observation in seen}
         self._came_back(runtime)
-        for entry in self._core.table:
+        for number, entry in enumerate(self._core.table, 1):
+            if number % TURN_AFTER == 0:
+                await asyncio.sleep(0)
             if entry.runtime is not runtime:
                 continue
             if entry.operation is not None:
@@ -147,11 +177,19 @@ class Reconciler:
                 # A list knows less than an inspect (health, exit code): a difference is looked at.
                 if _differs(entry, found[entry.id]):
                     self.look(entry)
-                else:
-                    entry.stale = False
-                    self._core.tell(entry)
-            else:
+            elif not entry.lost:
                 self.look(entry)
+        for observation in seen:
+            await self._adopt(runtime, observation)
+        await forget_gone(self._core, runtime, found)
+
+    async def _adopt(self, runtime: Runtime, observation: Observation) -> None:
+        try:
+            await adopt(self._core, runtime, observation)
+        except FlowManagerError as error:
+            self._core.log.log_debug(
+                "a container could not be adopted yet", container=observation.id, reason=error.message
+            )
 
     async def _take_in(self, entry: FlowEntry, observation: Observation | None) -> None:
         core = self._core
@@ -160,6 +198,16 @@ class Reconciler:
         if entry.operation is not None:
             entry.seen_during_operation = True
             return
+        if observation is not None and entry.record.adopted:
+            try:
+                if observation.runtime_id != entry.record.runtime_id:
+                    await follow(core, entry, observation)
+            except FlowManagerError as error:
+                core.log.log_debug("a change could not be followed yet", container=entry.id, reason=error.message)
+                return
+            if core.table.get(entry.id) is not entry:
+                return
+            recognise(core, entry, observation)
         before = entry.observation
         was_lost = entry.lost
         if observation is None:
@@ -192,12 +240,12 @@ class Reconciler:
         elif now.state == "running" and before.state == "paused":
             core.activity.log_container_unpaused(entry.ref, ACTOR)
         elif now.state == "running":
-            await core.channel.setup_socket(entry.id)
+            if not entry.record.adopted:
+                await core.channel.setup_socket(entry.id)
             core.activity.log_container_started(entry.ref, ACTOR)
 
 
 def _differs(entry: FlowEntry, found: Observation) -> bool:
     known = entry.observation
-    return (
-        entry.stale or entry.lost or known is None or known.state != found.state or known.started_at != found.started_at
-    )
+    made_anew = entry.record.adopted and entry.record.runtime_id != found.runtime_id
+    return entry.stale or entry.lost or made_anew or known is None or known != found

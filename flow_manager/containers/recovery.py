@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from flow_manager.containers.adopt import RELEASED, adopt, follow, recognise
 from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
 from flow_manager.containers.delete import leave_nothing
@@ -19,6 +20,9 @@ async def recover(core: Core) -> None:
     """Bring records and runtimes together. A runtime that does not answer leaves its flows as last known, `stale`."""
     entries: list[FlowEntry] = []
     for record in await core.store.all():
+        if record.phase == RELEASED:
+            core.adoptions.released[record.id] = (record.runtime, record.runtime_id)
+            continue
         runtime = core.runtimes.get(record.runtime)
         if runtime is None:
             core.log.log_notice(
@@ -45,26 +49,33 @@ async def recover(core: Core) -> None:
 
 
 async def _recover_runtime(core: Core, runtime: Runtime, entries: list[FlowEntry]) -> None:
-    if not entries:
-        return
     try:
         found = {observation.id: observation for observation in await runtime.list()}
     except FlowManagerError as error:
-        core.activity.log_runtime_unavailable(runtime.name, error.message)
+        if entries:
+            core.activity.log_runtime_unavailable(runtime.name, error.message)
         return
     for entry in entries:
         if entry.record.phase == "creating":
             await undo(core, entry)
             core.activity.log_operation_recovered(entry.ref, "create", outcome="undone")
         elif entry.record.phase == "deleting":
-            await _finish_delete(core, entry)
+            await _finish_delete(core, entry, found.get(entry.id))
         else:
-            await _adopt(core, entry, found.get(entry.id))
+            await _find_again(core, entry, found.get(entry.id))
+    for observation in found.values():
+        try:
+            await adopt(core, runtime, observation)
+        except FlowManagerError as error:
+            core.log.log_error(new_short_id("err"), error, operation="adopt", container=observation.id)
 
 
-async def _finish_delete(core: Core, entry: FlowEntry) -> None:
+async def _finish_delete(core: Core, entry: FlowEntry, found: Observation | None) -> None:
+    # One that others have made anew meanwhile is not what somebody wanted to be deleted.
+    replaced = entry.record.adopted and found is not None and found.runtime_id != entry.record.runtime_id
     try:
-        await entry.runtime.remove(entry.id, force=True)
+        if not replaced:
+            await entry.runtime.remove(entry.id, force=True)
     except FlowManagerError as error:
         # Stays out of sight, and is tried again at the next start.
         core.log.log_debug("a flow can't be removed yet", container=entry.id, reason=error.message)
@@ -74,17 +85,22 @@ async def _finish_delete(core: Core, entry: FlowEntry) -> None:
     core.activity.log_operation_recovered(entry.ref, "delete", outcome="done")
 
 
-async def _adopt(core: Core, entry: FlowEntry, found: Observation | None) -> None:
+async def _find_again(core: Core, entry: FlowEntry, found: Observation | None) -> None:
     if found is None:
         entry.lost, entry.stale = True, False
         entry.problem = "its container is gone from the runtime"
         core.activity.log_container_lost(entry.ref)
         return
+    if entry.record.adopted and found.runtime_id != entry.record.runtime_id:
+        await follow(core, entry, found)
+        if core.table.get(entry.id) is not entry:
+            return
+    recognise(core, entry, found)
     core.observe(entry, found)
     try:
         core.observe(entry, await entry.runtime.inspect(entry.id))
     except FlowManagerError as error:
         core.log.log_debug("a flow could not be inspected", container=entry.id, reason=error.message)
-    if entry.running:
+    if entry.running and not entry.record.adopted:
         # The flow went on without us: it finds its socket made anew and connects again.
         await core.channel.setup_socket(entry.id)

@@ -38,7 +38,8 @@ async def start(core: Core, principal: Principal, request: StartContainer) -> Co
 
 async def start_now(core: Core, entry: FlowEntry) -> Observation:
     """Listen, start, and remember that it is wanted. The caller holds the lock."""
-    await core.channel.setup_socket(entry.id)
+    if not entry.record.adopted:  # what others made has no channel
+        await core.channel.setup_socket(entry.id)
     entry.problem = None
     try:
         # The engine takes hundreds of milliseconds, the store one: both at once.

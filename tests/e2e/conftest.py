@@ -168,7 +168,7 @@ def make_platform(request: pytest.FixtureRequest, kind: str, root: Path) -> Plat
         echo={"image": PYTHON_IMAGE, "command": ["python3", "/flow/echo.py"], "code_path": str(code)},
         sleeper={"image": BUSYBOX_IMAGE, "command": ["sleep", "600"]},
         missing_image={"image": "flow-manager-test/no-such-image:1"},
-        runtimes={"docker": RuntimeSettings(url=host)},
+        runtimes={"docker": RuntimeSettings(url=host, adopt=False)},
     )
 
 

@@ -1,0 +1,178 @@
+"""Adoption: containers that others made and labelled `flow-manager.enable=true` become flows, and cease to be.
+
+What they ask for stands in their labels (`labels`). A flow outlives its container: one that is made anew (`compose up`) has
+the same flow's id, and its labels are read anew. One that is gone for longer than `FORGET_AFTER` is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from flow_manager.containers.adopted import Adopted, become, stored
+from flow_manager.containers.core import Core
+from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.labels import Unreadable, Wishes, read_labels
+from flow_manager.contract.models import RESERVED_LABEL_PREFIX, Deleted
+from flow_manager.contract.principal import Principal
+from flow_manager.runtimes.base import Observation, Runtime
+from flow_manager.store.base import FlowRecord
+
+# `compose down` and `up` again takes seconds; who makes a container anew within a minute means the same flow.
+FORGET_AFTER = 60.0
+RELEASED = "released"
+
+
+async def adopt(core: Core, runtime: Runtime, seen: Observation) -> FlowEntry | None:
+    """Make a flow of a container that others made; None when it is one already, was released, or is to be left alone.
+
+    :raises SystemFailure: it can't be stored; the next look tries again.
+    """
+    if not seen.adopted or core.closing or core.table.get(seen.id) is not None:
+        return None
+    if core.adoptions.released.get(seen.id) == (runtime.name, seen.runtime_id):
+        return None
+    wishes = read_labels(seen.labels)
+    if wishes.tenant is None:
+        _leave_alone(core, seen, wishes)
+        return None
+    made: Adopted = become(core, runtime, seen, wishes, None)
+    record = FlowRecord(
+        id=seen.id,
+        name=made.name,
+        tenant=wishes.tenant,
+        runtime=runtime.name,
+        runtime_id=seen.runtime_id,
+        config=stored(made.config),
+        # Whoever labelled it wants it there on demand, whether it runs now or not.
+        desired="running",
+        created_at=seen.created_at or core.now(),
+        adopted=True,
+    )
+    entry = FlowEntry(record, made.config, runtime, visible=False)
+    core.table.add(entry)
+    try:
+        await core.store.save(record)
+    except BaseException:
+        core.table.discard(entry)
+        raise
+    core.adoptions.released.pop(entry.id, None)
+    core.keep_secrets(entry, made.config)
+    entry.visible = True
+    core.observer.flow_added(entry)
+    core.observe(entry, seen)
+    core.activity.log_container_adopted(entry.ref, image=made.config.image, runtime=runtime.name, state=seen.state)
+    _tell_of(core, entry, made.unreadable)
+    core.tell(entry)
+    return entry
+
+
+async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
+    """Another container has taken the place of the flow's: its labels count now, and it is wanted again.
+
+    :raises SystemFailure: it can't be stored; the next look tries again.
+    """
+    wishes = read_labels(seen.labels)
+    if wishes.tenant != entry.record.tenant:
+        # Another tenant's flow, in truth: this one ends, and the next look adopts that one.
+        await core.store.delete(entry.id)
+        core.forget(entry)
+        core.adoptions.lost_since.pop(entry.id, None)
+        await adopt(core, entry.runtime, seen)
+        return
+    made = become(core, entry.runtime, seen, wishes, entry)
+    record = replace(
+        entry.record,
+        name=made.name,
+        runtime_id=seen.runtime_id,
+        config=stored(made.config),
+        desired="running",
+        created_at=seen.created_at or entry.record.created_at,
+    )
+    await core.store.save(record)
+    if core.table.get(entry.id) is not entry:
+        await core.store.delete(entry.id)  # deleted meanwhile
+        return
+    core.masker.remove_environment(entry.config.environment)
+    core.table.discard(entry)
+    entry.record, entry.config = record, made.config
+    core.table.add(entry)
+    core.keep_secrets(entry, made.config)
+    core.observer.policy_changed(entry)
+    core.activity.log_user_activity(
+        "container_recreated",
+        f"flow *{made.name}*: its container was made anew by someone else",
+        flow=entry.ref,
+        details={"runtime_id": seen.runtime_id},
+    )
+    _tell_of(core, entry, made.unreadable)
+
+
+def recognise(core: Core, entry: FlowEntry, seen: Observation) -> None:
+    """The first look after a restart: the environment is not stored, it is others' and may hold secrets."""
+    if entry.record.adopted and not entry.config.environment and seen.environment:
+        entry.config = entry.config.model_copy(update={"environment": dict(seen.environment)})
+        core.keep_secrets(entry, entry.config)
+
+
+async def release(core: Core, principal: Principal, entry: FlowEntry) -> Deleted:
+    """Let go of it: the container stays as it is and is not managed any more, until it is made anew.
+
+    :raises ContainerNotFound: it was deleted or released meanwhile.
+    """
+
+    async def body() -> None:
+        # Remembered: its label still asks for it, and the next look must not take it back.
+        await core.store.save(replace(entry.record, phase=RELEASED))
+        core.adoptions.released[entry.id] = (entry.record.runtime, entry.record.runtime_id)
+        core.adoptions.lost_since.pop(entry.id, None)
+        core.forget(entry)
+        await core.noted(core.activity.log_container_released(entry.ref, principal.name))
+
+    await core.operate(entry, "delete", "release", principal, body)
+    return Deleted(container_id=entry.id)
+
+
+async def forget_gone(core: Core, runtime: Runtime, there: Mapping[str, Observation]) -> None:
+    """After a whole look at a runtime: forget adopted flows that are gone for good, and releases that mean nothing now."""
+    adoptions = core.adoptions
+    for flow_id, (name, _) in list(adoptions.released.items()):
+        if name == runtime.name and flow_id not in there and core.table.get(flow_id) is None:
+            del adoptions.released[flow_id]
+            await core.store.delete(flow_id)
+    for entry in core.table:
+        if entry.runtime is not runtime or not entry.record.adopted:
+            continue
+        if not entry.lost or entry.id in there:
+            adoptions.lost_since.pop(entry.id, None)
+            continue
+        since = adoptions.lost_since.setdefault(entry.id, core.clock.monotonic())
+        if core.clock.monotonic() - since >= FORGET_AFTER and entry.operation is None:
+            del adoptions.lost_since[entry.id]
+            await core.store.delete(entry.id)
+            core.forget(entry)
+
+
+# --- what is said of it -----------------------------------------------------------------------------------------------
+
+
+def _tell_of(core: Core, entry: FlowEntry, unreadable: tuple[Unreadable, ...]) -> None:
+    for label in unreadable:
+        core.activity.log_user_activity(
+            "label_unreadable",
+            f"flow *{entry.record.name}*: a label can't be read: {label}",
+            flow=entry.ref,
+            details={"label": f"{RESERVED_LABEL_PREFIX}{label.label}", "value": label.value, "reason": label.reason},
+        )
+
+
+def _leave_alone(core: Core, seen: Observation, wishes: Wishes) -> None:
+    if seen.runtime_id in core.adoptions.left_alone:
+        return
+    core.adoptions.left_alone.add(seen.runtime_id)
+    for label in wishes.unreadable:
+        core.activity.log_user_activity(
+            "label_unreadable",
+            f"container *{seen.name}* is left alone: a label can't be read: {label}",
+            details={"container": seen.name, "label": f"{RESERVED_LABEL_PREFIX}{label.label}", "reason": label.reason},
+        )
