@@ -82,7 +82,7 @@ class HeldRequest:
     @property
     def upgrade(self) -> bytes | None:
         """What it wants to upgrade to, in lower case (`websocket`), or None."""
-        return self.head.upgrade
+        return None if self.head.upgrade is None else self.head.upgrade.lower()
 
     @property
     def body(self) -> bytes:

@@ -1,0 +1,332 @@
+"""One request on its way to a ready flow and the response on its way back: the ready path. No task, no timer, while a
+connection is at hand; a task only to make a new one."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING
+
+from flow_manager.proxy.chunked import LAST_CHUNK, encode_chunk
+from flow_manager.proxy.headers import request_bytes, response_bytes
+from flow_manager.proxy.held_request import UpstreamRefused
+from flow_manager.proxy.parser import ResponseHead
+from flow_manager.proxy.problems import Problem
+from flow_manager.proxy.tunnel import Tunnel
+from flow_manager.proxy.watched import Use, WatchedFlow
+
+if TYPE_CHECKING:
+    from flow_manager.proxy.downstream import ClientConnection
+    from flow_manager.proxy.holding import Holding
+    from flow_manager.proxy.upstream import UpstreamConnection
+
+# Seconds for which a ready flow may refuse connections: the word that it ended arrives within one.
+PATIENCE_SECONDS = 2.0
+RETRY_SECONDS = 0.02
+RETRY_MOST_SECONDS = 0.1
+# Connects that aren't answered at all, each CONNECT_SECONDS long.
+MAX_TIMEOUTS = 3
+# RFC 9110, section 9.2.2: doing these twice is doing them once.
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+_BODILESS = frozenset((204, 304))
+# Head and body go out in one write up to this size; copying more costs more than a second write.
+_ONE_WRITE = 16 * 1024
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
+_KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
+_CLOSE = b"Connection: close\r\n"
+
+
+class Forward:
+    """`started`: the client has been sent part of the response. `ready_for_body`: the request's body may be sent on."""
+
+    __slots__ = (
+        "_chunks",
+        "_client",
+        "_cold_start",
+        "_holding",
+        "_keep",
+        "_lease",
+        "_retried",
+        "_task",
+        "_upstream",
+        "_watcher",
+        "head",
+        "ready_for_body",
+        "started",
+        "wants_no_body",
+    )
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        watcher: WatchedFlow,
+        *,
+        lease: Use | None,
+        holding: Holding | None = None,
+        cold_start: bool = False,
+    ) -> None:
+        assert client.head is not None
+        self.head = client.head
+        self.wants_no_body = self.head.method == b"HEAD"
+        self.ready_for_body = False
+        self.started = False
+        self._client = client
+        self._watcher = watcher
+        self._lease = lease
+        self._holding = holding
+        self._cold_start = cold_start
+        self._upstream: UpstreamConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._retried = False
+        self._keep = False
+        self._chunks = False
+
+    @property
+    def _repeatable(self) -> bool:
+        return self.head.method in _IDEMPOTENT and not self.head.has_body and self.head.upgrade is None
+
+    def start(self) -> None:
+        upstream = self._client.edge.pool.take(self._watcher, repeatable=self._repeatable)
+        if upstream is not None:
+            self._attach(upstream)
+        else:
+            self._task = self._client.edge.run(self._connect())
+
+    # --- to the flow --------------------------------------------------------------------------------------------------
+
+    def _attach(self, upstream: UpstreamConnection) -> None:
+        self._upstream = upstream
+        upstream.serve(self)
+        client, head = self._client, self.head
+        data = request_bytes(head, client.forwarded_lines())
+        if head.has_body:
+            pending, done = client.take_pending()
+            if head.chunked:
+                data += b"".join(map(encode_chunk, pending)) + (LAST_CHUNK if done else b"")
+            else:
+                data += b"".join(pending)
+            self.ready_for_body = True
+            upstream.transport.write(data)
+            client.hold_back(False)
+        else:
+            self.ready_for_body = True
+            upstream.transport.write(data)
+
+    def send_body(self, data: bytes, done: bool) -> None:
+        upstream = self._upstream
+        if upstream is None or upstream.transport.is_closing():
+            return  # it has answered early, or is lost, which is told separately
+        if self.head.chunked:
+            data = encode_chunk(data) + LAST_CHUNK if done else encode_chunk(data)
+        if data:
+            upstream.transport.write(data)
+
+    async def _connect(self) -> None:
+        loop, pool, watcher = self._client.edge.loop, self._client.edge.pool, self._watcher
+        until = loop.time() + PATIENCE_SECONDS
+        delay, timeouts = RETRY_SECONDS, 0
+        while True:
+            address = watcher.upstream
+            if address is None or not watcher.ready_now():
+                self._hand_back("it sleeps again")
+                return
+            try:
+                upstream = await pool.connect(watcher, address)
+            except TimeoutError:
+                timeouts += 1
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL):
+                    self._client.edge.warn("the proxy has no descriptor or port left for a connection to a flow")
+                    self._fail(
+                        Problem(503, "overloaded", "the proxy has no room for another connection", retry_after=1)
+                    )
+                    return
+            else:
+                if upstream.alive:
+                    self._task = None
+                    self._attach(upstream)
+                    return
+            if timeouts >= MAX_TIMEOUTS or loop.time() >= until:
+                break
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.5, RETRY_MOST_SECONDS)
+        if self._holding is not None:
+            self._hand_back("it takes no connection")
+        else:
+            self._fail(
+                Problem(502, "upstream_refused", "the flow is running but takes no connection").about(
+                    watcher, retry=True
+                )
+            )
+
+    def _hand_back(self, reason: str) -> None:
+        """Nothing of the request was sent, and nothing of a response came: it waits for the next wake."""
+        self._release()
+        if self._holding is not None:
+            self._holding.take_back(UpstreamRefused(f"the flow could not be reached: {reason}"))
+        else:
+            self._client.hold(self._watcher)
+
+    # --- from the flow ------------------------------------------------------------------------------------------------
+
+    def on_interim(self, head: ResponseHead) -> None:
+        if head.status != 100 and self.head.minor == 1:
+            # 100 was ours to say; hints (103) and "still at it" (102) are the flow's.
+            self._client.write(response_bytes(head, framing=b"", connection=b"", cold_start=False))
+
+    def on_response(self, head: ResponseHead, data: bytes, done: bool) -> None:
+        client = self._client
+        keep = client.may_keep(self.head)
+        bodiless = self.wants_no_body or head.status in _BODILESS
+        if head.length is not None and head.status != 204:
+            framing = b"Content-Length: %d\r\n" % head.length
+        elif bodiless:
+            framing = b""
+        elif self.head.minor == 1:
+            framing = _CHUNKED
+            self._chunks = True
+        else:
+            framing = b""
+            keep = False
+        self._keep = keep
+        connection = _CLOSE if not keep else b"" if self.head.minor == 1 else _KEEP_ALIVE_10
+        self.started = True
+        raw = response_bytes(head, framing=framing, connection=connection, cold_start=self._cold_start)
+        if self._chunks:
+            data = encode_chunk(data) + LAST_CHUNK if done else encode_chunk(data)
+        if len(data) <= _ONE_WRITE:
+            client.write(raw + data)
+        else:
+            client.write(raw)
+            client.write(data)
+        if done:
+            self._finish()
+
+    def on_data(self, data: bytes, done: bool) -> None:
+        if self._chunks:
+            data = encode_chunk(data) + LAST_CHUNK if done else encode_chunk(data)
+        if data:
+            self._client.write(data)
+        if done:
+            self._finish()
+
+    def on_switched(self, head: ResponseHead, data: bytes) -> None:
+        asked = self.head.upgrade
+        upstream = self._upstream
+        assert upstream is not None
+        if asked is None or head.upgrade is None or head.upgrade not in asked.lower().replace(b" ", b"").split(b","):
+            self.on_bad_response("it switches to a protocol that nobody asked for")
+            return
+        self.started = True
+        raw = response_bytes(
+            head,
+            framing=b"",
+            connection=b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade,
+            cold_start=self._cold_start,
+        )
+        client = self._client
+        tunnel = Tunnel(client, upstream, self._watcher, head.upgrade)
+        self._upstream = None
+        self._release()
+        client.write(raw)
+        client.tunnel(tunnel)
+        if self._holding is not None:
+            self._holding.forwarded()
+        if data:
+            tunnel.on_data(data, False)
+
+    def on_bad_response(self, reason: str) -> None:
+        self._drop_upstream()
+        self._fail(Problem(502, "bad_response", f"the flow's answer can't be passed on: {reason}").about(self._watcher))
+
+    def on_upstream_eof(self) -> None:
+        self.on_upstream_lost()
+
+    def on_upstream_lost(self) -> None:
+        upstream = self._upstream
+        assert upstream is not None
+        pooled, silent = upstream.used > 0, not upstream.touched
+        self._drop_upstream()
+        if silent and self._repeatable and not self._retried:
+            self._retried = True
+            if pooled and self._watcher.ready_now():
+                # It had given the idle connection up when the request was on its way.
+                self.ready_for_body = False
+                self._task = self._client.edge.run(self._connect())
+                return
+            if not self._watcher.ready_now():
+                self._hand_back("it ended")
+                return
+        self._fail(
+            Problem(502, "upstream_closed", "the flow closed the connection before its answer was complete").about(
+                self._watcher, retry=True
+            )
+        )
+
+    def on_upstream_full(self, full: bool) -> None:
+        self._client.hold_back(full)
+
+    # --- from the client ----------------------------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        self._drop_upstream()
+        self._release()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._holding is not None:
+            self._holding.client_gone()
+
+    def client_eof(self) -> bool:
+        return True
+
+    def pause(self) -> None:
+        if self._upstream is not None:
+            self._upstream.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._upstream is not None and not self._upstream.transport.is_closing():
+            self._upstream.transport.resume_reading()
+
+    def shut(self) -> None:
+        """The proxy closes; a response under way may end."""
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        assert upstream is not None
+        client = self._client
+        if client.request_complete and not client.paused:
+            client.edge.pool.give(upstream)
+        elif client.request_complete:
+            upstream.transport.resume_reading()
+            client.edge.pool.give(upstream)
+        else:
+            upstream.abort()  # it waits for the rest of a body that won't come
+        self._release()
+        if self._holding is not None:
+            self._holding.forwarded()
+        client.finished(self._keep)
+
+    def _fail(self, problem: Problem) -> None:
+        self._release()
+        self._task = None
+        client, holding = self._client, self._holding
+        if self.started:
+            # The client must see that something is missing: where only the end of the connection ends the body, a reset.
+            client.cut_off(reset=not self._chunks and self.head.minor == 0)
+        else:
+            client.answer(problem)
+        if holding is not None:
+            holding.forwarded()
+
+    def _drop_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+
+    def _release(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()

@@ -1,0 +1,342 @@
+"""One message's head, from bytes to facts, or a refusal: pure, and stricter than any server behind us.
+
+llhttp (httptools) reads the lines; what it lets pass and some other server might read differently is refused here: anything
+but CRLF, controls, a second Host, lengths that disagree, codings other than chunked. What goes on is written anew from
+these facts (`headers`), so two parsers never have to agree on a client's bytes. RFC 9112 sections 2, 3, 5, 6.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import httptools
+
+Pairs = list[tuple[bytes, bytes]]
+
+# A head's bytes, its fields, and the request line alone: above what browsers with many cookies send, below what hurts.
+MAX_HEAD = 64 * 1024
+MAX_FIELDS = 100
+MAX_REQUEST_LINE = 16 * 1024
+# Longer is more than any disk holds, and some parsers overflow.
+MAX_LENGTH_DIGITS = 16
+
+_REQUEST_LINE = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x22\x24-\x7e\x80-\xff]+) (HTTP/([0-9])\.([0-9]))\Z"
+)
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\Z")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
+# What may stand in a head beside CR and LF (RFC 9110, section 5.5): a translate table's `delete`, the fastest check there is.
+_PLAIN = bytes(c for c in range(256) if c == 0x09 or (c >= 0x20 and c != 0x7F))
+
+# Not forwarded in either direction (RFC 9110, section 7.6.1), framing and names that we write ourselves.
+_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+        b"content-length",
+    )
+)
+_REQUEST_SPECIAL = _HOP | {b"host", b"expect", b"forwarded", b"x-real-ip"}
+_RESPONSE_SPECIAL = _HOP | {b"x-flow-cold-start"}
+_FORWARDED_PREFIX = b"x-forwarded-"
+_NO_TUNNEL = frozenset((b"h2c", b"h2", b"http/2.0", b"tls/1.0"))
+
+
+class Refused(Exception):
+    """A request that is not passed on: `status`, a `code` for programs, a sentence for people."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class BadResponse(Exception):
+    """What a flow sent is not HTTP; the client gets 502."""
+
+
+@dataclass(eq=False, slots=True)
+class RequestHead:
+    """`headers` is everything as it came; `kept` what may go on. `length` is None without Content-Length.
+
+    `authority` is the Host as it came (not judged here); `claims` what it says of earlier hops, for those who are trusted.
+    `upgrade` is the protocol asked for, as written, where it may be tunnelled.
+    """
+
+    method: bytes
+    target: bytes
+    minor: int
+    headers: Pairs
+    kept: Pairs
+    authority: bytes
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+    expects: bool
+    upgrade: bytes | None
+    claims: Pairs
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or bool(self.length)
+
+
+@dataclass(eq=False, slots=True)
+class ResponseHead:
+    """`kept` is what may go on; `length` None where there is none; `upgrade` in lower case, of a 101."""
+
+    status: int
+    reason: bytes
+    minor: int
+    kept: Pairs
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+    upgrade: bytes | None
+
+
+class _Lines:
+    """What httptools calls back: the field lines alone."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self) -> None:
+        self.pairs: Pairs = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.pairs.append((name, value.rstrip(b" \t")))
+
+
+def _odd_bytes(raw: bytes) -> str | None:
+    """Lines end with CRLF and nothing else, and hold no control character; no line continues the one before."""
+    odd = raw.translate(None, _PLAIN)
+    if len(odd) != 2 * raw.count(b"\r\n"):
+        return "a head has lines that end with CRLF, and no control characters"
+    if b"\r\n " in raw or b"\r\n\t" in raw:
+        return "a field that goes on in the next line is refused"
+    return None
+
+
+def parse_request(raw: bytes) -> RequestHead:
+    """`raw` ends with the empty line. :raises Refused:"""
+    if len(raw) > MAX_HEAD:
+        raise too_large()
+    line_end = raw.find(b"\r\n")
+    if line_end > MAX_REQUEST_LINE:
+        raise too_long()
+    match = _REQUEST_LINE.match(raw[:line_end])
+    if match is None:
+        raise Refused(400, "bad_request_line", "the request line is not `METHOD target HTTP/1.1`")
+    method, target, version, major, minor_digit = match.groups()
+    if major != b"1" or minor_digit not in b"01":
+        raise Refused(505, "http_version", f"{version.decode('ascii')} is not spoken here, HTTP/1.1 is")
+    odd = _odd_bytes(raw)
+    if odd is not None:
+        raise Refused(400, "bad_head", odd)
+    lines = _Lines()
+    parser = httptools.HttpRequestParser(lines)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # whether it is one is decided below
+    except httptools.HttpParserInvalidMethodError:
+        raise Refused(501, "unknown_method", "that method is not known here") from None
+    except httptools.HttpParserError as error:
+        raise Refused(400, "bad_head", f"the head is not HTTP/1.1: {error}") from None
+    return _request(method, target, 1 if minor_digit == b"1" else 0, lines.pairs)
+
+
+def _request(method: bytes, target: bytes, minor: int, pairs: Pairs) -> RequestHead:
+    if len(pairs) > MAX_FIELDS:
+        raise too_large()
+    kept: Pairs = []
+    claims: Pairs = []
+    host: bytes | None = None
+    length: int | None = None
+    coding: bytes | None = None
+    connection = upgrade = b""
+    expects = False
+    for pair in pairs:
+        name = pair[0].lower()
+        if name not in _REQUEST_SPECIAL and b"_" not in name and not name.startswith(_FORWARDED_PREFIX):
+            kept.append(pair)
+            continue
+        value = pair[1]
+        if name == b"host":
+            if host is not None:
+                raise Refused(400, "bad_host", "exactly one Host header is needed")
+            host = value
+        elif name == b"connection":
+            connection = value if not connection else connection + b"," + value
+        elif name == b"content-length":
+            if length is not None:
+                raise Refused(400, "bad_length", "more than one Content-Length")
+            length = _length(value)
+        elif name == b"transfer-encoding":
+            if coding is not None:
+                raise Refused(400, "bad_coding", "more than one Transfer-Encoding")
+            coding = value
+        elif name == b"upgrade":
+            upgrade = value if not upgrade else upgrade + b"," + value
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                raise Refused(417, "bad_expectation", "the only expectation known here is 100-continue")
+            expects = True
+        elif name == b"forwarded" or name == b"x-real-ip" or name.startswith(_FORWARDED_PREFIX):
+            claims.append((name, value))
+        elif b"_" in name and name not in _REQUEST_SPECIAL:
+            # Behind CGI or WSGI `X_Forwarded_For` and `X-Forwarded-For` are one name.
+            alias = name.replace(b"_", b"-")
+            if alias not in _REQUEST_SPECIAL and not alias.startswith(_FORWARDED_PREFIX):
+                kept.append(pair)
+    if length is not None and length < 0:
+        raise Refused(400, "bad_length", "Content-Length is not a number")
+    if coding is not None:
+        if length is not None:
+            raise Refused(400, "bad_length", "Content-Length and Transfer-Encoding exclude each other")
+        if minor == 0:
+            raise Refused(400, "bad_coding", "HTTP/1.0 has no Transfer-Encoding")
+        if coding.lower() != b"chunked":
+            raise Refused(400, "bad_coding", "the only Transfer-Encoding known here is chunked")
+    if not host:
+        raise Refused(400, "bad_host", "exactly one Host header is needed, with a name and perhaps a port")
+    if method == b"CONNECT" or method == b"TRACE":
+        # A tunnel to anywhere, and an echo of headers that a page may not read: a flow needs neither.
+        raise Refused(405, "method_not_allowed", f"{method.decode('ascii')} is not forwarded")
+    if target[0] != 0x2F:
+        target = _origin_form(method, target, host)
+    keep_alive = minor == 1
+    if connection:
+        names = _tokens(connection)
+        keep_alive = b"close" not in names and (minor == 1 or b"keep-alive" in names)
+        if upgrade and (minor == 0 or b"upgrade" not in names):
+            upgrade = b""
+        kept = _without(kept, names)
+    else:
+        upgrade = b""
+    return RequestHead(
+        method,
+        target,
+        minor,
+        pairs,
+        kept,
+        host,
+        length,
+        coding is not None,
+        keep_alive,
+        # To HTTP/1.0 no interim response may be sent (RFC 9110, section 10.1.1).
+        expects and minor == 1,
+        _tunnel(upgrade) if upgrade and coding is None and not length else None,
+        claims,
+    )
+
+
+def parse_response(raw: bytes) -> ResponseHead:
+    """`raw` ends with the empty line. :raises BadResponse:"""
+    match = _STATUS_LINE.match(raw[: raw.find(b"\r\n")])
+    if match is None:
+        raise BadResponse("its status line is not HTTP/1.1")
+    minor_digit, status, reason = match.groups()
+    odd = _odd_bytes(raw)
+    if odd is not None:
+        raise BadResponse(odd)
+    lines = _Lines()
+    parser = httptools.HttpResponseParser(lines)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise BadResponse(f"its head is not HTTP/1.1: {error}") from None
+    return _response(int(status), reason or b"", 1 if minor_digit == b"1" else 0, lines.pairs)
+
+
+def _response(status: int, reason: bytes, minor: int, pairs: Pairs) -> ResponseHead:
+    kept: Pairs = []
+    length: int | None = None
+    coding: bytes | None = None
+    connection = b""
+    upgrade: bytes | None = None
+    for pair in pairs:
+        name = pair[0].lower()
+        if name not in _RESPONSE_SPECIAL:
+            kept.append(pair)
+        elif name == b"content-length":
+            if length is not None:
+                raise BadResponse("it has more than one Content-Length")
+            length = _length(pair[1])
+            if length < 0:
+                raise BadResponse("its Content-Length is not a number")
+        elif name == b"transfer-encoding":
+            if coding is not None or pair[1].lower() != b"chunked" or minor == 0:
+                raise BadResponse("its Transfer-Encoding is not chunked")
+            coding = pair[1]
+        elif name == b"connection":
+            connection = pair[1] if not connection else connection + b"," + pair[1]
+        elif name == b"upgrade":
+            upgrade = pair[1].lower()
+    if coding is not None and length is not None:
+        raise BadResponse("it has both Content-Length and Transfer-Encoding")
+    # A connection of HTTP/1.0 is not used again, whatever it says: too many mean it differently.
+    keep_alive = minor == 1
+    if connection:
+        names = _tokens(connection)
+        keep_alive = keep_alive and b"close" not in names
+        kept = _without(kept, names)
+    return ResponseHead(
+        status, reason, minor, kept, length, coding is not None, keep_alive, upgrade if status == 101 else None
+    )
+
+
+def too_long() -> Refused:
+    return Refused(414, "target_too_long", f"the request line may have {MAX_REQUEST_LINE} bytes")
+
+
+def too_large() -> Refused:
+    return Refused(431, "head_too_large", f"a head may have {MAX_HEAD} bytes and {MAX_FIELDS} fields")
+
+
+def _length(value: bytes) -> int:
+    """-1 when it is not a plain number."""
+    return int(value) if value.isdigit() and len(value) <= MAX_LENGTH_DIGITS else -1
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token.strip(b" \t") for token in value.lower().split(b",")]
+
+
+_ORDINARY = frozenset((b"keep-alive", b"close", b"upgrade", b""))
+
+
+def _without(kept: Pairs, names: list[bytes]) -> Pairs:
+    """What Connection names is for this hop alone."""
+    if _ORDINARY.issuperset(names):
+        return kept
+    return [pair for pair in kept if pair[0].lower() not in names]
+
+
+def _tunnel(upgrade: bytes) -> bytes | None:
+    """The protocols asked for, without HTTP/2: that would be a second way in, past every rule here (h2c smuggling)."""
+    asked = [name.strip(b" \t") for name in upgrade.split(b",")]
+    return b", ".join(name for name in asked if name and name.lower() not in _NO_TUNNEL) or None
+
+
+def _origin_form(method: bytes, target: bytes, host: bytes) -> bytes:
+    """`http://host/path` means the path when it names the same host; anything else would let two parsers see two hosts."""
+    if target == b"*" and method == b"OPTIONS":
+        return target
+    match = _ABSOLUTE.match(target)
+    if match is None or match[1].lower() != host.lower():
+        raise Refused(400, "bad_target", "the target must be a path, or name the same host as the Host header")
+    rest = match[2]
+    return rest if rest.startswith(b"/") else b"/" + rest

@@ -1,0 +1,104 @@
+"""Connections to flows that wait for their next request. One start of a flow never gets a connection of another start."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flow_manager.proxy.upstream import UpstreamConnection
+from flow_manager.proxy.watched import WatchedFlow
+
+# Connections kept for one flow: as many as its clients used at once, up to this.
+MAX_IDLE_PER_FLOW = 128
+MAX_IDLE = 1024
+# Seconds kept: most servers keep theirs for longer; those that don't close them, which is seen at once.
+IDLE_SECONDS = 30.0
+# A request that can't be repeated gets a connection that was used this short ago (the pool's clock is coarse: plus one), or a
+# new one: a server that gives up idle connections doesn't do so within two seconds.
+FRESH_SECONDS = 1.0
+# A flow on this machine or its network answers a connect within milliseconds, or its queue is full.
+CONNECT_SECONDS = 0.5
+
+
+class Pool:
+    """Single-threaded; last in, first out, so that what isn't needed grows old and is closed."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, list[UpstreamConnection]] = {}
+        self._count = 0
+        self.now = 0.0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, watcher: WatchedFlow, *, repeatable: bool) -> UpstreamConnection | None:
+        stack = self._idle.get(watcher.id)
+        while stack:
+            connection = stack[-1]
+            if connection.alive and _is_current(connection, watcher):
+                if not repeatable and self.now - connection.idle_since > FRESH_SECONDS:
+                    return None
+                stack.pop()
+                self._count -= 1
+                return connection
+            stack.pop()
+            self._count -= 1
+            connection.close()
+        return None
+
+    def give(self, connection: UpstreamConnection) -> None:
+        """Keep it for the next request, or end it."""
+        connection.release()
+        if not connection.alive or self._count >= MAX_IDLE or not _is_current(connection, connection.watcher):
+            connection.close()
+            return
+        stack = self._idle.get(connection.watcher.id)
+        if stack is None:
+            stack = self._idle[connection.watcher.id] = []
+        if len(stack) >= MAX_IDLE_PER_FLOW:
+            connection.close()
+            return
+        connection.idle_since = self.now
+        stack.append(connection)
+        self._count += 1
+
+    async def connect(self, watcher: WatchedFlow, address: tuple[str, int]) -> UpstreamConnection:
+        """:raises TimeoutError: no answer within CONNECT_SECONDS. :raises OSError: refused, or unreachable."""
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: UpstreamConnection(watcher, address), *address
+            )
+        return connection
+
+    def sweep(self, now: float) -> None:
+        """Close what is old, dead, or of a flow that isn't ready any more (it would make a stopping server wait)."""
+        self.now = now
+        for flow_id, stack in list(self._idle.items()):
+            kept = []
+            for connection in stack:
+                if connection.alive and now - connection.idle_since < IDLE_SECONDS and _is_current(connection):
+                    kept.append(connection)
+                else:
+                    connection.close()
+            self._count -= len(stack) - len(kept)
+            if kept:
+                self._idle[flow_id] = kept
+            else:
+                del self._idle[flow_id]
+
+    def close(self) -> None:
+        for stack in self._idle.values():
+            for connection in stack:
+                connection.abort()
+        self._idle.clear()
+        self._count = 0
+
+
+def _is_current(connection: UpstreamConnection, watcher: WatchedFlow | None = None) -> bool:
+    """Whether it leads to the same start of the same flow: addresses are given again to others."""
+    watcher = watcher or connection.watcher
+    return (
+        connection.watcher is watcher
+        and watcher.ready_now()
+        and connection.address == watcher.upstream
+        and connection.epoch == watcher.last_ready
+    )
