@@ -21,8 +21,10 @@ from flow_manager.contract.models import (
 )
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.replies import invalid_request
+from flow_manager.contract.wake import IdleExplanation, WakeHistory
 from flow_manager.gateway.clients import Client, Clients
 from flow_manager.gateway.subscriptions import Subscriptions
+from flow_manager.gateway.wakes import Waker, WakeSubscriptions
 
 Request = TypeVar("Request", bound=WireModel)
 
@@ -48,10 +50,19 @@ class Manager(Protocol):
 class SocketIOEventHandler:
     """`handle_<event>` for each event."""
 
-    def __init__(self, manager: Manager, clients: Clients, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        clients: Clients,
+        subscriptions: Subscriptions,
+        waker: Waker,
+        wakes: WakeSubscriptions,
+    ) -> None:
         self._manager = manager
         self._clients = clients
         self._subscriptions = subscriptions
+        self._waker = waker
+        self._wakes = wakes
 
     async def handle_create_container(self, sid: str, data: Any) -> ContainerInfo:
         client, request = self._asked(sid, requests.CreateContainer, data)
@@ -84,6 +95,30 @@ class SocketIOEventHandler:
     async def handle_delete_container(self, sid: str, data: Any) -> Deleted:
         client, request = self._asked(sid, requests.DeleteContainer, data)
         return await self._manager.delete_container(client.principal, request)
+
+    async def handle_sleep_container(self, sid: str, data: Any) -> ContainerStatus:
+        client, request = self._asked(sid, requests.ChangeContainer, data)
+        return await self._waker.sleep_container(client.principal, request)
+
+    async def handle_wake_container(self, sid: str, data: Any) -> ContainerStatus:
+        client, request = self._asked(sid, requests.WakeContainer, data)
+        return await self._waker.wake_container(client.principal, request)
+
+    async def handle_set_idle_policy(self, sid: str, data: Any) -> IdleExplanation:
+        client, request = self._asked(sid, requests.SetIdlePolicy, data)
+        return await self._waker.set_idle_policy(client.principal, request)
+
+    def handle_explain_container(self, sid: str, data: Any) -> IdleExplanation:
+        client, request = self._asked(sid, requests.OneContainer, data)
+        return self._waker.explain_container(client.principal, request)
+
+    def handle_subscribe_wake_events(self, sid: str, data: Any) -> WakeHistory:
+        client, request = self._asked(sid, requests.OneContainer, data)
+        return self._wakes.subscribe(client, request)
+
+    def handle_unsubscribe_wake_events(self, sid: str, data: Any) -> None:
+        client, request = self._asked(sid, requests.OneContainer, data)
+        self._wakes.unsubscribe(client, request)
 
     def handle_get_status(self, sid: str, data: Any) -> ContainerStatus:
         client, request = self._asked(sid, requests.OneContainer, data)

@@ -23,6 +23,7 @@ from flow_manager.gateway.packets import Event
 from flow_manager.gateway.publisher import Publisher
 from flow_manager.gateway.socketio_server import NAMESPACE, SocketServer, not_connected
 from flow_manager.gateway.subscriptions import Subscriptions
+from flow_manager.gateway.wakes import NoWaker, Waker, WakeSubscriptions
 from flow_manager.observability.metrics import Counter, Gauge, Recorder
 from flow_manager.settings.models import Settings
 from flow_manager.store.base import StoredActivity
@@ -50,6 +51,7 @@ class Gateway:
         log: GatewayLog,
         clock: Clock,
         *,
+        waker: Waker | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         limits = settings.limits
@@ -63,7 +65,9 @@ class Gateway:
         self._recorder = recorder or Recorder()
         self._publisher = Publisher()
         self._subscriptions = Subscriptions(stream, self._publisher, manager.resolve)
-        self.handler = SocketIOEventHandler(manager, self._clients, self._subscriptions)
+        waker = waker or NoWaker()
+        self._wakes = WakeSubscriptions(waker, manager.resolve)
+        self.handler = SocketIOEventHandler(manager, self._clients, self._subscriptions, waker, self._wakes)
         self._dispatcher = Dispatcher(
             self.handler, repeats, in_flight=limits.events_in_flight, log=log, clock=clock, recorder=self._recorder
         )
@@ -131,12 +135,14 @@ class Gateway:
     def _measure(self) -> None:
         connections = Gauge("flow_manager_connections", "Engine.IO sessions, authenticated or not yet.")
         subscribers = Gauge("flow_manager_subscribers", "Live activity subscriptions.")
+        followers = Gauge("flow_manager_wake_followers", "Subscriptions to a flow's wake events.")
         in_flight = Gauge("flow_manager_events_in_flight", "Client events that are being handled.")
         self._recorder.clients.follow(lambda: {(): len(self._clients)})
         connections.follow(lambda: {(): len(self._server.eio.sockets)})
         subscribers.follow(lambda: {(): len(self._publisher)})
+        followers.follow(lambda: {(): len(self._wakes)})
         in_flight.follow(lambda: {(): self._dispatcher.in_flight})
-        for metric in (connections, subscribers, in_flight, self._refused, self._slow):
+        for metric in (connections, subscribers, followers, in_flight, self._refused, self._slow):
             self._recorder.add(metric)
 
     # --- hooks of the Socket.IO server ---------------------------------------------------------------------------------
@@ -168,6 +174,7 @@ class Gateway:
         if client is not None:
             client.socket.client = None
             self._subscriptions.unsubscribe(client)
+            self._wakes.drop(client)
             self._log.log_socket_event("disconnect", sid, actor=client.principal.name, reason=reason)
 
     def event(self, socket: EngineSocket, event: Event, namespace: str) -> None:

@@ -6,7 +6,7 @@ const [url, transport, token, config = '{"image":"local"}'] = process.argv.slice
 const transports = transport === "upgrade" ? ["polling", "websocket"] : [transport];
 const options = { transports, reconnection: false, forceNew: true, timeout: 10000 };
 const replies = {};
-const events = { activity: [], container_status: [], container_message: [], error: [] };
+const events = { activity: [], container_status: [], container_message: [], wake_event: [], error: [] };
 
 const refusal = await new Promise((resolve) => {
   const stranger = io(url, { ...options, auth: { token: "wrong" } });
@@ -45,6 +45,13 @@ await call("list_containers");
 await call("send_message", { container_id, message: { hello: "flow" }, expect_reply: true, timeout: 20 });
 await call("pause_container", { container_id });
 await call("unpause_container", { container_id });
+await call("subscribe_wake_events", { container_id });
+await call("set_idle_policy", { container_id, idle: { idle_timeout: "10m" } });
+await call("sleep_container", { container_id });
+await call("wake_container", { container_id, wait: true });
+await call("explain_container", { container_id });
+await until("the end of a wake", () => events.wake_event.some((event) => event.type === "ready"));
+await call("unsubscribe_wake_events", { container_id });
 await call("restart_container", { container_id, timeout: 2 });
 await call("stop_container", { container_id, timeout: 2 });
 await call("start_container", { container_id });

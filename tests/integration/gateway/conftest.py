@@ -18,8 +18,16 @@ from aiohttp import web
 
 from flow_manager.contract import requests
 from flow_manager.contract.activity import Activity
-from flow_manager.contract.models import ContainerInfo, ContainerStatus, Deleted, MessageDelivery, ResourceUsage
+from flow_manager.contract.models import (
+    ContainerInfo,
+    ContainerStatus,
+    Deleted,
+    IdlePolicy,
+    MessageDelivery,
+    ResourceUsage,
+)
 from flow_manager.contract.principal import Principal
+from flow_manager.contract.wake import IdleExplanation, WakeEvent, WakeHistory
 from flow_manager.errors import ContainerNotFound, NameConflict
 from flow_manager.gateway.server import Gateway
 from flow_manager.settings.models import Settings
@@ -150,6 +158,68 @@ class FakeManager:
         return [self._info(flow) for flow in self.flows.values() if flow["tenant"] == principal.tenant]
 
 
+class FakeWaker:
+    """Sleeps and wakes the flows of a FakeManager, and tells each step of it."""
+
+    def __init__(self, manager: FakeManager) -> None:
+        self.manager = manager
+        self.listeners: list[tuple[str, Callable[[str, WakeEvent], None]]] = []
+        self.history: list[WakeEvent] = []
+        self.policies: dict[str, IdlePolicy] = {}
+
+    def step(self, flow_id: str, kind: Any) -> None:
+        event = WakeEvent(type=kind, message=kind, timestamp=datetime(2026, 1, 1, tzinfo=UTC), id=len(self.history) + 1)
+        self.history.append(event)
+        for of, listener in list(self.listeners):
+            if of == flow_id:
+                listener(flow_id, event)
+
+    async def wake_container(self, principal: Principal, request: requests.WakeContainer) -> ContainerStatus:
+        flow_id = self.manager.resolve(principal, request.container_id)
+        self.step(flow_id, "starting")
+        status = await self.manager._to("wake", principal, request.container_id, "running")
+        self.step(flow_id, "ready")
+        return status
+
+    async def sleep_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerStatus:
+        return await self.manager._to("sleep", principal, request.container_id, "exited")
+
+    async def set_idle_policy(self, principal: Principal, request: requests.SetIdlePolicy) -> IdleExplanation:
+        self.policies[self.manager.resolve(principal, request.container_id)] = request.idle
+        return self.explain_container(principal, requests.OneContainer(container_id=request.container_id))
+
+    def explain_container(self, principal: Principal, request: requests.OneContainer) -> IdleExplanation:
+        flow = self.manager._flow(principal, request.container_id)
+        return IdleExplanation(
+            container_id=flow["id"],
+            name=flow["name"],
+            flow_state="ready" if flow["state"] == "running" else "napping",
+            desired="running",
+            idle=self.policies.get(flow["id"]),
+            leases=[],
+            sleeps_in=None,
+            sleeps_at=None,
+            last_slept=None,
+            last_woke=None,
+            crashes=0,
+            retry_in=None,
+            waiting_for=None,
+            error=None,
+            summary="as the test says",
+        )
+
+    def subscribe_wake_events(
+        self, principal: Principal, request: requests.OneContainer, listener: Callable[[str, WakeEvent], None]
+    ) -> WakeHistory:
+        self.listeners.append((self.manager.resolve(principal, request.container_id), listener))
+        return WakeHistory(history=list(self.history))
+
+    def unsubscribe_wake_events(
+        self, principal: Principal, request: requests.OneContainer, listener: Callable[[str, WakeEvent], None]
+    ) -> None:
+        self.listeners = [item for item in self.listeners if item[1] is not listener]
+
+
 class FakeStream:
     """An activity log in memory. `store` and `publish` are apart, as in the real one."""
 
@@ -277,6 +347,7 @@ class RecordingLog:
 async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespace]:
     settings = Settings(state_dir=tmp_path, sockets_dir=Path("/tmp/fm"), **overrides)
     manager, stream, repeats, log = FakeManager(), FakeStream(), FakeRepeats(), RecordingLog()
+    waker = FakeWaker(manager)
     gateway = Gateway(
         settings,
         manager,
@@ -285,6 +356,7 @@ async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespa
         lambda principal: {"principal": principal.name, "tenant": principal.tenant, "contract": 1},
         log,
         SystemClock(),
+        waker=waker,
     )
     stream.publish_to = gateway.publish_activity
     manager.on_change = gateway.publish_status
@@ -306,6 +378,7 @@ async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespa
             port=port,
             settings=settings,
             manager=manager,
+            waker=waker,
             stream=stream,
             repeats=repeats,
             log=log,

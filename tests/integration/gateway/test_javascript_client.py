@@ -52,5 +52,7 @@ async def test_the_javascript_client_does_every_event(serving, node_modules, tra
     assert seen["burst"] == 50
     assert [error["code"] for error in seen["events"]["error"]] == ["unknown_event", "payload_too_large"]
     assert [status["state"] for status in seen["events"]["container_status"]][:2] == ["running", "paused"]
+    assert [event["type"] for event in seen["events"]["wake_event"]] == ["starting", "ready"]
+    assert seen["replies"]["explain_container"]["data"]["idle"]["idle_timeout"] == 600
     assert seen["used"] == ("polling" if transport == "polling" else "websocket")
     assert seen["again"]["data"]["stream"] == "test-stream"

@@ -23,14 +23,14 @@ class Recorder:
         async def call_later(principal, request):
             return call(principal, request)
 
-        return call if name in ("get_status", "get_container", "list_containers") else call_later
+        return call if name in ("get_status", "get_container", "list_containers", "explain_container") else call_later
 
 
 @pytest.fixture
 def handler() -> SocketIOEventHandler:
     clients = Clients()
     clients.add(Client("sid-1", LOCAL, socket=None))
-    return SocketIOEventHandler(Recorder(), clients, Recorder())
+    return SocketIOEventHandler(Recorder(), clients, Recorder(), Recorder(), Recorder())
 
 
 def test_each_event_has_its_handler_and_each_handler_its_event(handler):
@@ -58,5 +58,13 @@ async def test_a_handler_refuses_a_wrong_payload_with_its_field(handler):
 
 async def test_reads_are_answered_at_once_and_the_rest_are_tasks(handler):
     at_once = {name for name, route in routes(handler).items() if route.at_once}
-    assert at_once == {"get_status", "get_container", "list_containers", "unsubscribe_activity"}
+    assert at_once == {
+        "get_status",
+        "get_container",
+        "list_containers",
+        "unsubscribe_activity",
+        "explain_container",
+        "subscribe_wake_events",
+        "unsubscribe_wake_events",
+    }
     assert not asyncio.iscoroutinefunction(handler.handle_get_status)
