@@ -34,8 +34,8 @@ def _headline(problem: Problem) -> str | None:
 
 
 def why_not_woken(flow: WakingFlow) -> Problem | None:
-    """None: traffic may wake it, or it is on its way already."""
-    if flow.state == "starting":
+    """None: traffic may wake it, it is on its way already, or (in error) the watcher itself knows best."""
+    if flow.state in ("starting", "error"):
         return None
     if flow.desired == "stopped":
         detail = "somebody stopped this flow: traffic doesn't wake it until it is started again"
@@ -61,6 +61,24 @@ def first_page(request: HeldRequest, asked: Asked, flow: WakingFlow, context: Sl
         show_logs=context.shows_logs,
     )
     request.respond(200, context.page.headers(flow.state), context.page.render(view))
+
+
+async def failure_page(
+    request: HeldRequest, asked: Asked, flow: WakingFlow, context: SlowContext, problem: Problem
+) -> None:
+    """It failed a moment ago and isn't tried again yet: why, and the button for later."""
+    view = View(
+        name=flow.name,
+        mode="failed",
+        now=context.clock.now(),
+        steps=flow.history.entries(),
+        reason=flow.error or problem.detail,
+        target=safe_target(asked.target),
+        show_logs=context.shows_logs,
+        log_lines=await context.log_lines(flow),
+    )
+    headers = context.page.headers(flow.state, problem.retry_after)
+    request.respond(problem.status, headers, context.page.render(view))
 
 
 async def waiting_page(request: HeldRequest, target: str, flow: WakingFlow, context: SlowContext) -> None:

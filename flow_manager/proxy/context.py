@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from flow_manager.util.clock import Clock
 
 # Of a failed flow's log; more is what `flow-manager logs` is for.
 LOG_LINES = 20
+# Seconds that a page waits for them: an engine that hangs must not keep the reason of a failure from its reader.
+LOG_TIMEOUT = 3.0
 
 LogTail = Callable[[str], Sequence[str] | Awaitable[Sequence[str]]]
 
@@ -134,8 +137,9 @@ class SlowContext:
         if not self.shows_logs or self.logs is None:
             return []
         try:
-            found = self.logs(flow.id)
-            lines = await found if inspect.isawaitable(found) else found
+            async with asyncio.timeout(LOG_TIMEOUT):
+                found = self.logs(flow.id)
+                lines = await found if inspect.isawaitable(found) else found
         except Exception as exc:
             self.log.log_debug("a flow's log could not be read for its page", flow=flow.id, error=repr(exc))
             return []

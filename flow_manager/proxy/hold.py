@@ -6,7 +6,7 @@ The wake is the watcher's: all who wait join the one, and whoever leaves cancels
 from __future__ import annotations
 
 from flow_manager.errors import ContainerNotFound, FlowManagerError
-from flow_manager.proxy.answers import first_page, refuse, why_not_woken
+from flow_manager.proxy.answers import failure_page, first_page, refuse, why_not_woken
 from flow_manager.proxy.classify import Asked, classify
 from flow_manager.proxy.context import SlowContext, TooManyHeld, WakingFlow
 from flow_manager.proxy.held_request import HeldRequest, UpstreamRefused
@@ -42,9 +42,7 @@ async def slow_path(request: HeldRequest, watcher: WakingFlow, context: SlowCont
         endpoint = watcher.policy.start_endpoint if watcher.policy is not None else None
         refuse(request, asked, _asleep(watcher, f"it is not running now; requests for {endpoint} wake it"), context)
     elif kind == "page":
-        # The page first: an engine may take seconds to answer a start.
-        first_page(request, asked, watcher, context)
-        watcher.begin_wake(reason=_reason(asked))
+        await _show(request, asked, watcher, context)
     else:
         await _hold(request, asked, watcher, context)
 
@@ -53,6 +51,23 @@ def asked_of(request: HeldRequest) -> Asked:
     return Asked(
         request.method.decode("latin-1"), request.target.decode("latin-1"), request.headers, request.peer or None
     )
+
+
+async def _show(request: HeldRequest, asked: Asked, watcher: WakingFlow, context: SlowContext) -> None:
+    failed = watcher.state == "error"
+    if not failed:
+        # The page first: an engine may take seconds to answer a start.
+        first_page(request, asked, watcher, context)
+    try:
+        watcher.begin_wake(reason=_reason(asked))
+    except FlowManagerError as exc:
+        # Held back after a failure; or things changed just now, and the page will read so in the status.
+        if failed:
+            await failure_page(request, asked, watcher, context, of_error(exc, watcher))
+        return
+    if failed:
+        # Nothing was awaited since: the start is called after this.
+        first_page(request, asked, watcher, context)
 
 
 async def _hold(request: HeldRequest, asked: Asked, watcher: WakingFlow, context: SlowContext) -> None:

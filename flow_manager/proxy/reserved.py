@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
+from flow_manager.errors import FlowManagerError
 from flow_manager.proxy.answers import answer_json, refuse, waiting_page, why_not_woken
 from flow_manager.proxy.classify import RESERVED, Asked, wants_page
 from flow_manager.proxy.context import SlowContext, WakingFlow
 from flow_manager.proxy.held_request import HeldRequest
 from flow_manager.proxy.loading import WAIT_PATH, safe_target
-from flow_manager.proxy.problems import Problem, readable
+from flow_manager.proxy.problems import Problem, of_error, readable
 from flow_manager.proxy.status import newest_event, status_of
 from flow_manager.proxy.wake_events import stream_wake_events
 from flow_manager.util.hosts import HostRule, parse_authority
@@ -73,16 +74,20 @@ async def _wake(request: HeldRequest, asked: Asked, flow: WakingFlow, context: S
         foreign = Problem(403, "forbidden", "only the flow's own pages may wake it by this address")
         refuse(request, asked, foreign.about(flow), context)
         return
-    if not flow.ready_now() and (problem := _why_not(flow)) is not None:
-        refuse(request, asked, problem, context)
-        return
     newest = newest_event(flow)
+    problem = None if flow.ready_now() else _why_not(flow)
+    if problem is None and not flow.ready_now():
+        try:
+            flow.begin_wake(reason="somebody asked for it on its page")
+        except FlowManagerError as exc:
+            problem = of_error(exc, flow)
     if wants_page(Asked("GET", asked.target, asked.headers)):
+        # The page says how it stands, whatever that is.
         _go(request, f"{WAIT_PATH}?to={quote(_target(asked), safe='')}")
+    elif problem is not None:
+        refuse(request, asked, problem, context)
     else:
         answer_json(request, {**status_of(flow), "last_event_id": newest}, flow, status=202)
-    if not flow.ready_now():
-        flow.begin_wake(reason="somebody asked for it on its page")
 
 
 def _why_not(flow: WakingFlow) -> Problem | None:

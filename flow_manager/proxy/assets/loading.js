@@ -18,7 +18,9 @@
     document.body.dataset.mode = next;
     at("headline").textContent = headline;
     at("reason").textContent = reason || "";
-    at("again").querySelector("button").disabled = false;
+    const button = at("again").querySelector("button");
+    button.disabled = false;
+    button.textContent = next === "asleep" ? "Wake it" : "Try again";
     document.title = (next === "waking" ? "Waking " : next === "failed" ? "Failed: " : "") + page.name;
   }
 
@@ -45,10 +47,9 @@
   function addStep(event) {
     const steps = at("steps");
     if (steps.querySelector('[data-id="' + Number(event.id) + '"]')) return;
-    if (event.type === "starting") {
-      steps.replaceChildren();
-      begun = Date.parse(event.timestamp);
-    }
+    const last = steps.lastElementChild;
+    if (last && (last.dataset.type === "error" || last.dataset.type === "ready")) steps.replaceChildren();
+    if (!steps.firstElementChild) begun = Date.parse(event.timestamp);
     const item = document.createElement("li");
     item.dataset.type = event.type;
     item.dataset.id = Number(event.id);
@@ -137,18 +138,30 @@
     try {
       const answer = await fetch("/.flow/wake", { method: "POST", headers: { Accept: "application/json" } });
       const told = await answer.json();
-      if (!answer.ok) throw new Error(told.detail);
+      if (!answer.ok) {
+        at("reason").textContent = told.detail;
+        later(told.retry_after || 1);
+        return;
+      }
       at("lines").textContent = "";
       at("steps").replaceChildren();
       begun = now();
       show("waking", "Waking up…");
       follow(told.last_event_id);
       setTimeout(look, FIRST_LOOK);
-    } catch (error) {
-      at("reason").textContent = error.message;
-      button.disabled = false;
+    } catch {
+      at("reason").textContent = "The flow manager doesn't answer.";
+      later(3);
     }
   });
+
+  // Held back after a failure: count down, then let them try again.
+  function later(left) {
+    const button = at("again").querySelector("button");
+    button.disabled = left > 0 && mode() !== "waking";
+    button.textContent = button.disabled ? "Try again in " + left + " s" : "Try again";
+    if (button.disabled) setTimeout(later, 1000, left - 1);
+  }
 
   if (mode() === "refused") return;
   if (mode() === "waking") follow(page.after);

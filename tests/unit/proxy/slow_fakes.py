@@ -56,6 +56,7 @@ class FakeFlow:
     joined: int = 0
     asleep_again: int = 0
     attempt: asyncio.Future[None] | None = None
+    held_back: Exception | None = None
     on_begin: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -76,6 +77,8 @@ class FakeFlow:
         self.reasons.append(reason)
         if self.state == "ready":
             return
+        if self.held_back is not None:
+            raise self.held_back
         if self.attempt is None or self.attempt.done():
             self.wakes += 1
             self.attempt = asyncio.get_running_loop().create_future()

@@ -343,6 +343,37 @@ async def test_a_browser_gets_the_page_before_the_start_is_called() -> None:
     assert flow.wakes == 1
 
 
+async def test_a_browser_that_comes_after_a_failure_sees_a_new_attempt() -> None:
+    flow = FakeFlow()
+    flow.begin_wake(reason="x")
+    flow.finish(StartFailed("exit code 3"))
+    request = await answer(FakeRequest(headers=BROWSER), flow)
+    assert request.status == 200 and 'data-mode="waking"' in request.text and flow.wakes == 2
+    assert "exit code 3" not in request.text
+
+
+async def test_a_browser_that_comes_while_the_flow_is_held_back_reads_why() -> None:
+    failure = StartFailed("exit code 3", exit_code=3, retry_after=8)
+    flow = FakeFlow(state="error", error="exit code 3", held_back=failure)
+    context = FakeRegistry(flow).context(logs=lambda _: ["no such file"])
+    request = await answer(FakeRequest(target="/x", headers=BROWSER), flow, context)
+    assert request.status == 503 and request.header("retry-after") == "8"
+    assert 'data-mode="failed"' in request.text
+    assert "exit code 3" in request.text and "no such file" in request.text and "Try again" in request.text
+
+
+async def test_a_program_that_comes_while_the_flow_is_held_back_is_told_why() -> None:
+    flow = FakeFlow(state="error", held_back=StartFailed("exit code 3", exit_code=3, retry_after=8))
+    request = await answer(FakeRequest(headers=CURL), flow)
+    assert (request.status, request.json["exit_code"], request.header("retry-after")) == (503, 3, "8")
+
+
+async def test_a_wake_that_is_refused_just_after_the_page_leaves_the_page() -> None:
+    flow = FakeFlow(held_back=Conflict("somebody stopped it", desired="stopped"))
+    request = await answer(FakeRequest(headers=BROWSER), flow)
+    assert request.status == 200 and 'data-mode="waking"' in request.text
+
+
 async def test_a_page_is_not_held_and_needs_no_place_among_them() -> None:
     flow = FakeFlow()
     context = FakeRegistry(flow).context(held_per_flow=1)

@@ -162,6 +162,14 @@ async def test_a_retry_of_what_failed_is_allowed_with_a_start_endpoint_too() -> 
     assert flow.wakes == 1
 
 
+async def test_a_retry_while_the_flow_is_held_back_says_until_when() -> None:
+    failure = StartFailed("exit code 3", retry_after=8)
+    program = await answer(FakeRequest("POST", "/.flow/wake"), FakeFlow(state="error", held_back=failure))
+    assert (program.status, program.json["retry_after"], program.json["detail"]) == (503, 8, "exit code 3")
+    person = await answer(FakeRequest("POST", "/.flow/wake?to=/x", BROWSER), FakeFlow(state="error", held_back=failure))
+    assert (person.status, person.header("location")) == (303, "/.flow/wait?to=%2Fx")
+
+
 # --- wait ---------------------------------------------------------------------------------------------------------------
 
 
