@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from flow_manager.runtimes.docker.identity import Identity
 from flow_manager.runtimes.docker.observe import observe, parse_time
 
 LABELS = {"flow-manager.id": "abcdefghijkl", "flow-manager.name": "web", "team": "blue"}
@@ -91,3 +92,24 @@ def test_what_is_no_flow_is_refused(data: Any) -> None:
 )
 def test_times_are_aware_and_in_utc(given: Any, wanted: datetime | None) -> None:
     assert parse_time(given) == wanted
+
+
+def test_one_that_others_made_brings_what_the_manager_did_not_choose() -> None:
+    data = {
+        "Id": "c1",
+        "Name": "/shop_web_1",
+        "Config": {"Labels": {"flow-manager.name": "web"}, "Env": ["A=1", "B=x=y", "C=", "odd", 7]},
+        "HostConfig": {
+            "PortBindings": {
+                "80/tcp": [{"HostIp": "", "HostPort": "8080"}],
+                "81/tcp": [{"HostPort": ""}],
+                "82/tcp": None,
+                "83/tcp": [{"HostPort": "99999"}],
+            }
+        },
+    }
+    seen = observe(data, Identity("abcdefghijkl", True))
+    assert (seen.id, seen.name, seen.adopted) == ("abcdefghijkl", "shop_web_1", True)
+    assert seen.environment == {"A": "1", "B": "x=y", "C": ""}
+    assert seen.published == {"80/tcp": 8080, "81/tcp": 0, "83/tcp": 0}
+    assert observe({"Config": {"Env": None}}, Identity("abcdefghijkl", True)).environment == {}
