@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, TypeVar
 from flow_manager.client.errors import ServiceRefused
 from flow_manager.client.feed import ActivityFeed
 from flow_manager.client.session import Session
+from flow_manager.client.wakes import WakeFollower
 from flow_manager.client.wire import checked_url, incoming, outgoing, reply_data
 from flow_manager.contract.activity import Activity, ActivityPage, Subscription
 from flow_manager.contract.models import (
@@ -18,8 +19,11 @@ from flow_manager.contract.models import (
     ContainerState,
     ContainerStatus,
     Deleted,
+    IdlePolicy,
     MessageDelivery,
 )
+from flow_manager.contract.requests import MAX_TIMEOUT
+from flow_manager.contract.wake import ContainerWakeEvent, IdleExplanation, WakeHistory
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_TIMEOUT = 10.0
@@ -27,6 +31,8 @@ RECONNECT_FOR = 60.0
 READ_TIMEOUT = 30.0
 # The service gives an engine call up to two minutes; its own answer is better than ours, so we wait a little longer.
 OPERATION_TIMEOUT = 180.0
+# A wake may take its dependencies' time, too; the service ends every event a minute after the longest time-out.
+WAKE_TIMEOUT = MAX_TIMEOUT + 75.0
 # A create may pull an image, which is only bounded by its progress.
 CREATE_TIMEOUT = 1800.0
 # How long after its own deadline the service may answer.
@@ -45,6 +51,7 @@ class FlowManagerClient:
     :param url: of the control port. The token is never part of it.
     :param on_message: called with what a flow sent on its own; only while activity is subscribed to.
     :param on_status: called with each change of a flow's state; likewise.
+    :param on_wake: called with each step of the wakes that are followed (`subscribe_wake_events`).
     :param on_connection: called with True and False as the connection comes and goes after the first.
     """
 
@@ -57,12 +64,15 @@ class FlowManagerClient:
         reconnect_for: float = RECONNECT_FOR,
         on_message: Callable[[ContainerMessage], None] | None = None,
         on_status: Callable[[ContainerStatus], None] | None = None,
+        on_wake: Callable[[ContainerWakeEvent], None] | None = None,
         on_connection: Callable[[bool], None] | None = None,
     ) -> None:
         self.url = checked_url(url)
         self._reconnect_for = reconnect_for
         self._on_message = on_message
         self._on_status = on_status
+        self._on_connection = on_connection
+        self._wakes = WakeFollower(self._subscribe_wakes, self._flow_id, lambda step: _tell(on_wake, step))
         self._feed: ActivityFeed | None = None
         self._session = Session(
             self.url,
@@ -71,7 +81,7 @@ class FlowManagerClient:
             reconnect_for=reconnect_for,
             on_event=self._event,
             on_loss=self._lost,
-            on_connection=on_connection,
+            on_connection=self._connection_changed,
         )
 
     async def __aenter__(self) -> Self:
@@ -85,6 +95,7 @@ class FlowManagerClient:
     async def close(self) -> None:
         if self._feed is not None:
             self._feed.close()
+        await self._wakes.close()
         await self._session.close()
 
     @property
@@ -142,6 +153,34 @@ class FlowManagerClient:
     ) -> Deleted:
         request = {"container_id": container_id, "force": force, "request_id": request_id}
         return incoming(Deleted, await self.call("delete_container", request, timeout=OPERATION_TIMEOUT))
+
+    async def sleep_container(self, container_id: str, *, request_id: str | None = None) -> ContainerStatus:
+        return await self._change("sleep_container", container_id, request_id)
+
+    async def wake_container(
+        self, container_id: str, *, wait: bool = True, request_id: str | None = None
+    ) -> ContainerStatus:
+        request = {"container_id": container_id, "wait": wait, "request_id": request_id}
+        return incoming(ContainerStatus, await self.call("wake_container", request, timeout=WAKE_TIMEOUT))
+
+    async def set_idle_policy(
+        self, container_id: str, idle: IdlePolicy | Mapping[str, Any], *, request_id: str | None = None
+    ) -> IdleExplanation:
+        """The whole policy: a field that is left out gets its default."""
+        fields = idle.model_dump(mode="json", exclude_unset=True) if isinstance(idle, IdlePolicy) else dict(idle)
+        request = {"container_id": container_id, "idle": fields, "request_id": request_id}
+        return incoming(IdleExplanation, await self.call("set_idle_policy", request))
+
+    async def explain_container(self, container_id: str) -> IdleExplanation:
+        return incoming(IdleExplanation, await self.call("explain_container", {"container_id": container_id}))
+
+    async def subscribe_wake_events(self, container_id: str) -> WakeHistory:
+        """The steps of the current attempt; those after them come to `on_wake`, also after a lost connection."""
+        return await self._wakes.follow(container_id)
+
+    async def unsubscribe_wake_events(self, container_id: str) -> None:
+        self._wakes.leave(container_id)
+        await self.call("unsubscribe_wake_events", {"container_id": container_id})
 
     async def get_status(self, container_id: str) -> ContainerStatus:
         return incoming(ContainerStatus, await self.call("get_status", {"container_id": container_id}))
@@ -237,6 +276,18 @@ class FlowManagerClient:
         reply = await self._session.call_once("subscribe_activity", payload, self._reconnect_for + READ_TIMEOUT)
         return incoming(Subscription, reply_data("subscribe_activity", reply))
 
+    async def _subscribe_wakes(self, flow: str) -> WakeHistory:
+        return incoming(WakeHistory, await self.call("subscribe_wake_events", {"container_id": flow}))
+
+    async def _flow_id(self, flow: str) -> str:
+        return (await self.get_status(flow)).id
+
+    def _connection_changed(self, connected: bool) -> None:
+        if connected:
+            self._wakes.connected()
+        if self._on_connection is not None:
+            self._on_connection(connected)
+
     def _lost(self) -> None:
         if self._feed is not None:
             self._feed.lost()
@@ -249,6 +300,8 @@ class FlowManagerClient:
                 _tell(self._on_message, incoming(ContainerMessage, data))
             elif name == "container_status":
                 _tell(self._on_status, incoming(ContainerStatus, data))
+            elif name == "wake_event":
+                self._wakes.received(incoming(ContainerWakeEvent, data))
         except ServiceRefused as exc:
             _log.warning("an event %s that can't be read was left out: %s", name, exc.message)
 
