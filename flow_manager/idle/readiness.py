@@ -23,7 +23,7 @@ from flow_manager.idle.readiness_checks import (
 from flow_manager.idle.readiness_http import get, passes
 from flow_manager.idle.readiness_target import NotReady, ProbeTarget
 from flow_manager.idle.readiness_tcp import CONNECT_TIMEOUT, Failed, connect, discard, pause, race
-from flow_manager.idle.upstream import Candidate, Network, in_container, networks_here, on_link
+from flow_manager.idle.upstream import Candidate, Network, from_here, in_container, networks_here, on_link
 from flow_manager.util.clock import Clock, SystemClock
 
 __all__ = ["NotReady", "ProbeTarget", "Prober", "describe"]
@@ -204,11 +204,7 @@ class _Wait:
 
     def _ways(self, port: int) -> Sequence[Candidate]:
         """:raises Failed: none is known."""
-        ways = self._target.ways(port)
-        own = [way for way in ways if not way.via_forwarder]
-        if own and self._contained:
-            # What the engine publishes on loopback is on its host's loopback, not on that of this manager's container.
-            ways = own
+        ways = from_here(self._target.ways(port), contained=self._contained)
         if not ways:
             raise Failed(f"no address is known at which port {port} could be reached")
         return ways

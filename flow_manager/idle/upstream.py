@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
@@ -141,6 +141,12 @@ def parse_route_6(line: str) -> IPv6Network | None:
 def in_container() -> bool:
     """Whether this manager itself runs in a container: then ports that the engine publishes on loopback are not here."""
     return any(path.exists() for path in _IN_CONTAINER)
+
+
+def from_here(ways: Sequence[Candidate], *, contained: bool) -> Sequence[Candidate]:
+    """Without what can't lead there: in a container (`in_container`), loopback's published ports are somebody else's."""
+    own = [way for way in ways if not way.via_forwarder]
+    return own if own and contained else ways
 
 
 def _address_of(text: str) -> IPv4Address:

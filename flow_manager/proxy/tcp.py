@@ -10,10 +10,10 @@ from typing import Protocol
 from flow_manager.contract.principal import MANAGER, Principal
 from flow_manager.errors import FlowManagerError, QuotaExceeded, SettingsRefused, ShuttingDown
 from flow_manager.idle.readiness_tcp import Failed
-from flow_manager.idle.upstream import Network, networks_here
+from flow_manager.idle.upstream import Network, in_container, networks_here
 from flow_manager.observability.system_log import SystemLogger
 from flow_manager.proxy.context import HeldCount, TooManyHeld
-from flow_manager.proxy.tcp_connection import KnownWays, RoutedFlow, TcpConnection
+from flow_manager.proxy.tcp_connection import RoutedFlow, TcpConnection, Ways
 from flow_manager.proxy.tcp_end import Scratch
 from flow_manager.settings.models import Settings, TcpRouteSettings
 
@@ -44,6 +44,7 @@ class TcpRoutes:
         *,
         held: HeldCount | None = None,
         networks: Callable[[], Sequence[Network]] = networks_here,
+        contained: Callable[[], bool] = in_container,
     ) -> None:
         self._max_connections = settings.proxy.max_connections
         self._registry = registry
@@ -52,9 +53,13 @@ class TcpRoutes:
         self._empty = asyncio.Event()
         self._closing = False
         self._servers: list[asyncio.Server] = []
-        ways, scratch = KnownWays(networks), Scratch()
+        published_on = settings.policy.publish_address
+        scratch = Scratch()
         held = held or HeldCount(settings.proxy.held_per_flow, settings.proxy.held)
-        self._routes = [_Route(self, route, ways, scratch, held) for route in settings.tcp_routes]
+        self._routes = []
+        for route in settings.tcp_routes:
+            ways = Ways(route.port, published_on=published_on, networks=networks, contained=contained)
+            self._routes.append(_Route(self, route, ways, scratch, held))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -123,10 +128,9 @@ class _Route:
     """One `[[tcp_routes]]`. Its flow is looked for with each connection: it may be made later, or made anew."""
 
     def __init__(
-        self, routes: TcpRoutes, settings: TcpRouteSettings, ways: KnownWays, scratch: Scratch, held: HeldCount
+        self, routes: TcpRoutes, settings: TcpRouteSettings, ways: Ways, scratch: Scratch, held: HeldCount
     ) -> None:
         self.settings = settings
-        self.port = settings.port
         self.reason = f"a TCP connection on {settings.listen}"
         self.ways = ways
         self.scratch = scratch

@@ -7,10 +7,12 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from flow_manager.containers.entry import FlowEntry
+from flow_manager.contract.models import FlowState
 from flow_manager.contract.wake import LeaseKind
 from flow_manager.errors import FlowManagerError
 from flow_manager.idle.readiness_tcp import Failed, connect, discard, pause, race
-from flow_manager.idle.upstream import Candidate, Network
+from flow_manager.idle.upstream import Candidate, Network, candidates, from_here
 from flow_manager.proxy.context import HeldCount
 from flow_manager.proxy.tcp_end import End, Scratch
 
@@ -35,41 +37,53 @@ class RoutedFlow(Protocol):
 
     @property
     def id(self) -> str: ...
-    def use(self, kind: LeaseKind, holder: str) -> Use: ...
-    def ready_now(self) -> bool: ...
-    def ways(self, port: int) -> Sequence[Candidate]:
-        """Where that port of the flow is reached in this run, best first."""
+    @property
+    def entry(self) -> FlowEntry: ...
+    @property
+    def state(self) -> FlowState: ...
+    @property
+    def run(self) -> int:
+        """Changes with each run of the flow."""
         ...
 
+    def use(self, kind: LeaseKind, holder: str) -> Use: ...
     async def wake(self, *, reason: str, by_request: bool = True) -> None: ...
     def begin_wake(self, *, reason: str) -> None: ...
 
 
-class KnownWays:
-    """Which way led to a flow's port, so that only the first connection of a run has to find out."""
+class Ways:
+    """Connects to one port of a flow, which need not be the one that its readiness knows, and remembers for the run which
+    way led there: only the first connection has to find out."""
 
-    def __init__(self, networks: Callable[[], Sequence[Network]]) -> None:
+    def __init__(
+        self, port: int, *, published_on: str, networks: Callable[[], Sequence[Network]], contained: Callable[[], bool]
+    ) -> None:
+        self._port = port
+        self._published_on = published_on
         self._networks = networks
-        self._known: dict[tuple[str, int], Candidate] = {}
+        self._contained = contained
+        self._known: tuple[str, int, Candidate] | None = None
 
-    def forget(self, flow: RoutedFlow, port: int) -> None:
-        self._known.pop((flow.id, port), None)
+    async def connect(self, flow: RoutedFlow) -> tuple[socket.socket, bytes]:
+        """A connected socket, and what came from it already.
 
-    async def connect(self, flow: RoutedFlow, port: int) -> tuple[socket.socket, bytes]:
-        """:raises Failed:"""
-        ways = flow.ways(port)
-        known = self._known.get((flow.id, port))
-        try:
-            if known is not None and known in ways:
+        :raises Failed:
+        """
+        run, known = flow.run, self._known
+        if known is not None and known[:2] == (flow.id, run):
+            try:
                 # What stands behind a forwarder was seen in this run: no connection has to wait for it again.
-                return await connect(Candidate(known.address, known.port))
-            if not ways:
-                raise Failed(f"no address is known at which port {port} could be reached")
-            way, connected = await race(ways, connect, networks=self._networks(), dispose=discard)
-        except Failed:
-            self.forget(flow, port)
-            raise
-        self._known[flow.id, port] = way
+                return await connect(Candidate(known[2].address, known[2].port))
+            except Failed:
+                self._known = None
+                raise
+        kind = flow.entry.runtime.kind
+        found = candidates(flow.entry.observation, self._port, kind, published_on=self._published_on)
+        ways = from_here(found, contained=self._contained())
+        if not ways:
+            raise Failed(f"no address is known at which port {self._port} could be reached")
+        way, connected = await race(ways, connect, networks=self._networks(), dispose=discard)
+        self._known = (flow.id, run, way)
         return connected
 
 
@@ -77,14 +91,12 @@ class Route(Protocol):
     """What a connection needs of the route that it came on."""
 
     @property
-    def port(self) -> int: ...
-    @property
     def reason(self) -> str:
         """Why its flow is woken."""
         ...
 
     @property
-    def ways(self) -> KnownWays: ...
+    def ways(self) -> Ways: ...
     @property
     def held(self) -> HeldCount: ...
     @property
@@ -141,9 +153,12 @@ class TcpConnection:
             return
         self._touched = now
         self._lease.touch()
-        if end is self.client and self._upstream is not None and not self._flow.ready_now():
+        if end is self.client and self._upstream is not None and self._flow.state != "ready":
             # Paused, say: what was sent waits in its socket, and it is to go on and read it.
-            self._flow.begin_wake(reason=self._route.reason)
+            try:
+                self._flow.begin_wake(reason=self._route.reason)
+            except FlowManagerError:
+                pass  # somebody stopped it, say: then they wait on
 
     def end_finished(self, end: End) -> None:
         if self._upstream is not None and self.client.finished and self._upstream.finished:
@@ -192,18 +207,17 @@ class TcpConnection:
 
         :raises FlowManagerError: it could not be woken. :raises Failed: it is awake, and its port refuses.
         """
-        loop, port, failed = asyncio.get_running_loop(), self._route.port, Failed("it fell asleep again and again")
+        loop, failed = asyncio.get_running_loop(), Failed("it fell asleep again and again")
         for _ in range(MAX_WAKES):
-            if not flow.ready_now():
-                self._route.ways.forget(flow, port)
+            if flow.state != "ready":
                 await flow.wake(reason=self._route.reason)
             if self._lease is not None:
                 # The wake may have taken longer than the idle timeout.
                 self._lease.touch()
             begun = loop.time()
-            while flow.ready_now():
+            while flow.state == "ready":
                 try:
-                    return await self._route.ways.connect(flow, port)
+                    return await self._route.ways.connect(flow)
                 except Failed as error:
                     failed = error
                 waited = loop.time() - begun

@@ -3,19 +3,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from flow_manager.errors import ContainerNotFound, SettingsRefused, WakeTimeout
-from flow_manager.idle.upstream import Candidate
 from flow_manager.observability.system_log import SystemLogger
 from flow_manager.proxy import tcp as routes_module
 from flow_manager.proxy import tcp_connection, tcp_end
 from flow_manager.proxy.tcp import TcpRoutes, parse_listen
+from flow_manager.runtimes.base import Observation
 from flow_manager.settings.models import Settings
 from flow_manager.testing import eventually
 
@@ -50,7 +51,8 @@ class Flow:
         self.wakes: list[str] = []
         self.begun: list[str] = []
         self.leases: list[Lease] = []
-        self.known: list[Candidate] = []
+        self.run = 1
+        self.entry: Any = SimpleNamespace(runtime=SimpleNamespace(kind="process"), observation=None)
         self._waking: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
@@ -59,12 +61,19 @@ class Flow:
         self.leases.append(Lease(self, kind, holder))
         return self.leases[-1]
 
-    def ready_now(self) -> bool:
-        return self.ready
+    @property
+    def state(self) -> str:
+        return "ready" if self.ready else "napping"
 
-    def ways(self, port: int) -> Sequence[Candidate]:
-        assert port == 5432
-        return self.known
+    def listens_at(self, port: int, *, kind: str = "process") -> None:
+        """On this host, as the runtime says. Kind docker: nothing but the forwarder's port is known."""
+        self.entry.runtime.kind = kind
+        self.entry.observation = Observation(self.id, None, "db", "running", ports={"5432/tcp": port})
+
+    @property
+    def host_port(self) -> int:
+        port: int = self.entry.observation.ports["5432/tcp"]
+        return port
 
     def begin_wake(self, *, reason: str) -> None:
         self.begun.append(reason)
@@ -92,7 +101,7 @@ class Flow:
                 writer.close()
 
         self._server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        self.known = [Candidate("127.0.0.1", self._server.sockets[0].getsockname()[1])]
+        self.listens_at(self._server.sockets[0].getsockname()[1])
 
     @property
     def connections(self) -> int:
@@ -104,6 +113,7 @@ class Flow:
         for writer in self._writers:
             writer.transport.abort()
         self.ready, self._waking = False, None
+        self.run += 1
 
     async def end(self) -> None:
         if self._waking is not None:
@@ -152,7 +162,7 @@ class House:
         )
 
     async def open(self, *listen: str, **proxy: Any) -> tuple[str, int]:
-        self.routes = TcpRoutes(self.settings(*listen, **proxy), self.registry, self.log)
+        self.routes = TcpRoutes(self.settings(*listen, **proxy), self.registry, self.log, contained=lambda: False)
         await self.routes.open()
         self.stack.push_async_callback(self.routes.close)
         return self.routes.addresses[0]
@@ -319,9 +329,8 @@ async def test_when_the_wake_fails_every_held_client_is_reset_and_it_is_said(hou
 
 async def test_a_flow_that_fell_asleep_before_it_was_reached_is_woken_again(house: House) -> None:
     flow, address = await house.awake(echo), await house.open()
-    gone = flow.known[0]
     flow.die()
-    flow.ready, flow.known = True, [gone]  # its end has not been noticed yet
+    flow.ready = True  # its end has not been noticed yet
     reader, writer = await house.client(address)
     writer.write(b"x")
     await asyncio.sleep(0.05)
@@ -332,18 +341,18 @@ async def test_a_flow_that_fell_asleep_before_it_was_reached_is_woken_again(hous
 
 async def test_a_port_that_opens_later_than_readiness_is_waited_for(house: House) -> None:
     flow, address = await house.awake(echo), await house.open()
-    way = flow.known.pop()
+    observation, flow.entry.observation = flow.entry.observation, None
     reader, writer = await house.client(address)
     writer.write(b"x")
     await asyncio.sleep(0.1)
-    flow.known.append(way)
+    flow.entry.observation = observation
     assert await reader.readexactly(1) == b"x"
 
 
 async def test_a_port_that_never_opens_ends_the_wait(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp_connection, "CONNECT_PATIENCE", 0.1)
     flow, address = await house.awake(echo), await house.open()
-    flow.known.clear()
+    flow.entry.observation = None
     reader, _ = await house.client(address)
     with pytest.raises(ConnectionResetError):
         await reader.read()
@@ -378,7 +387,7 @@ async def test_behind_a_forwarder_nothing_is_delivered_before_the_program_is_the
             writer.close()
 
     flow, address = await house.awake(forwarder), await house.open()
-    flow.known = [Candidate("127.0.0.1", flow.known[0].port, via_forwarder=True)]
+    flow.listens_at(flow.host_port, kind="docker")
     reader, writer = await house.client(address)
     writer.write(b"precious")
     await eventually(lambda: flow.connections >= 2)
@@ -392,11 +401,34 @@ async def test_behind_a_forwarder_the_first_words_of_the_program_are_not_lost(ho
         await echo(reader, writer)
 
     flow, address = await house.awake(greet), await house.open()
-    flow.known = [Candidate("127.0.0.1", flow.known[0].port, via_forwarder=True)]
+    flow.listens_at(flow.host_port, kind="docker")
     for _ in range(2):  # found out, and known
         reader, writer = await house.client(address)
         writer.write(b"x")
         assert await reader.readexactly(8) == b"banner\nx"
+
+
+async def test_behind_a_forwarder_each_run_is_looked_at_anew(house: House) -> None:
+    listens = True
+
+    async def forwarder(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if listens:
+            await echo(reader, writer)
+        else:
+            writer.close()
+
+    flow, address = await house.awake(forwarder), await house.open()
+    flow.listens_at(flow.host_port, kind="docker")
+    reader, writer = await house.client(address)
+    writer.write(b"x")
+    assert await reader.readexactly(1) == b"x"
+    listens, flow.run = False, flow.run + 1
+    before = flow.connections
+    reader, writer = await house.client(address)
+    writer.write(b"precious")
+    await eventually(lambda: flow.connections >= before + 2)
+    listens = True
+    assert await reader.readexactly(8) == b"precious"
 
 
 # --- pumping ----------------------------------------------------------------------------------------------------------
