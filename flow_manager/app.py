@@ -31,6 +31,7 @@ from flow_manager.observability.system_log import SystemLogger, configure
 from flow_manager.runtimes.base import Runtime
 from flow_manager.runtimes.choose import choose_runtimes
 from flow_manager.settings.models import Settings
+from flow_manager.settings.token_file import with_token_file
 from flow_manager.store.folder import StateFolder
 from flow_manager.store.sql import SqlStore
 from flow_manager.util.clock import Clock, SystemClock
@@ -91,7 +92,8 @@ class Service:
             raise
 
     async def _start(self) -> None:
-        settings, clock = self.settings, self._clock
+        self.settings = settings = with_token_file(self.settings)
+        clock = self._clock
         check_open_mode(settings)
         folder = StateFolder(settings.state_dir)
         folder.open()
@@ -246,5 +248,7 @@ class Service:
         self.summary = [
             f"flow-manager {__version__} on {self.url} · runtime {self.default_runtime} · instance {self.instance} · {mode}"
         ]
+        if self.settings.auth.token_file is not None:
+            self.summary.append(f"the token is in {self.settings.auth.token_file}")
         if self._runtimes[self.default_runtime].kind == "process":
             self.summary.append("the process runtime isolates nothing: its flows can do whatever this user can")

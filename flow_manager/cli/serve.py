@@ -36,6 +36,12 @@ def serve(
     ] = None,
     proxy_host: Annotated[str | None, typer.Option("--proxy-host", help=_LATER)] = None,
     proxy_port: Annotated[int | None, typer.Option("--proxy-port", help=_LATER)] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file", metavar="FILE", help="A token is kept there, made at the first start: clients must give it."
+        ),
+    ] = None,
     runtime: Annotated[
         str | None,
         typer.Option("--runtime", help="The default runtime. Default: docker when an engine answers, else process."),
@@ -64,6 +70,7 @@ def serve(
         "port": port,
         "proxy_host": proxy_host,
         "proxy_port": proxy_port,
+        "auth.token_file": token_file,
         "runtime": runtime,
         "state_dir": state_dir,
         "sockets_dir": sockets_dir,

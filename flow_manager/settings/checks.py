@@ -44,7 +44,7 @@ def kind_of(name: str, runtime: RuntimeSettings) -> str | None:
 
 
 def _open_service(settings: Settings) -> list[str]:
-    if settings.auth.tokens or is_loopback(settings.host):
+    if settings.auth.tokens or settings.auth.token_file or is_loopback(settings.host):
         return []
     return [
         f"host: {settings.host} is not a loopback address and there are no tokens, so anyone could run containers here: "

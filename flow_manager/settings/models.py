@@ -32,7 +32,11 @@ class TokenSettings(SettingsModel):
 
 class AuthSettings(SettingsModel):
     tokens: tuple[TokenSettings, ...] = Field(
-        default=(), description="Static tokens. None: loopback only, one principal `local`."
+        default=(), description="Static tokens. None, and no token_file: loopback only, one principal `local`."
+    )
+    token_file: Path | None = Field(
+        default=None,
+        description="A file with one more token, of the principal `admin`; made at the first start, for its owner's eyes alone.",
     )
     hosts: tuple[str, ...] = Field(
         default=(), description="Names in the Host header, beside loopback names, that the control port answers to."
