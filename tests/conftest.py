@@ -1,7 +1,7 @@
 """For all tests: which event loop, no leaks, and no silent skips where everything must run.
 
 FLOW_MANAGER_TEST_LOOP=uvloop runs every test on uvloop instead of asyncio's own loop.
-FLOW_MANAGER_REQUIRE_ENGINE=1 (CI) makes a skipped test that is marked `docker` or `node` a failure.
+FLOW_MANAGER_REQUIRE_ENGINE=1 (CI) makes a skipped test that is marked `browser`, `docker` or `node` a failure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests import leaks
 
 REQUIRED = "FLOW_MANAGER_REQUIRE_ENGINE"
 LOOP = "FLOW_MANAGER_TEST_LOOP"
-NEEDED = ("docker", "node")
+NEEDED = ("browser", "docker", "node")
 NO_TASKS = "no_tasks_left"
 
 pytest_plugins = ["tests.engine"] if (Path(__file__).parent / "engine.py").exists() else []

@@ -49,12 +49,13 @@ class FakeFlow:
     error: str | None = None
     last_ready: datetime | None = None
     seconds: int = 4
-    clock: FakeClock = field(default_factory=FakeClock)
+    clock: Any = field(default_factory=FakeClock)
     leases: list[FakeLease] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     wakes: int = 0
     joined: int = 0
     asleep_again: int = 0
+    listens: tuple[str, int] = ("127.0.0.1", 80)
     attempt: asyncio.Future[None] | None = None
     held_back: Exception | None = None
     on_begin: Callable[[], None] = lambda: None
@@ -114,7 +115,7 @@ class FakeFlow:
             self.attempt.set_exception(error)
 
     def be_ready(self) -> None:
-        self.state, self.upstream, self.last_ready = "ready", ("127.0.0.1", 80), AT
+        self.state, self.upstream, self.last_ready = "ready", self.listens, AT
 
 
 class FakeRequest:
@@ -199,6 +200,14 @@ class FakeRegistry(dict[str, FakeFlow]):
 
     def __init__(self, *flows: FakeFlow) -> None:
         super().__init__({flow.id: flow for flow in flows})
+
+    generation = 1
+
+    def watchers(self) -> list[FakeFlow]:
+        return list(self.values())
+
+    def watcher(self, flow_id: str) -> FakeFlow | None:
+        return self.get(flow_id)
 
     def context(self, *, open_mode: bool = True, logs: Any = None, **settings: Any) -> SlowContext:
         clock = next(iter(self.values())).clock if self else FakeClock()
