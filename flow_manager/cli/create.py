@@ -9,6 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flow_manager.cli.files import read_object
+from flow_manager.cli.idle_options import (
+    DependsOn,
+    LoadingPage,
+    ReadyChannel,
+    ReadyDelay,
+    ReadyHttp,
+    ReadyTcp,
+    StartEndpoint,
+    StopMethod,
+    StopSignal,
+    StopTimeout,
+    WakeTimeout,
+    policy,
+)
 from flow_manager.cli.options import Json, Token, Url, target
 from flow_manager.cli.output import print_json, say
 from flow_manager.cli.pairs import environment, published, split_pair, volumes
@@ -60,6 +74,21 @@ def create(
     workdir: Annotated[
         str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working folder in the flow.")
     ] = None,
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option("--idle-timeout", metavar="TIME", help="Sleeps after so long without use, for example 5m."),
+    ] = None,
+    stop_method: StopMethod = None,
+    stop_signal: StopSignal = None,
+    stop_timeout: StopTimeout = None,
+    wake_timeout: WakeTimeout = None,
+    depends_on: DependsOn = None,
+    ready_http: ReadyHttp = None,
+    ready_tcp: ReadyTcp = None,
+    ready_channel: ReadyChannel = None,
+    ready_delay: ReadyDelay = None,
+    start_endpoint: StartEndpoint = None,
+    loading_page: LoadingPage = None,
     tty: Annotated[bool, typer.Option("--tty", "-t", help="With a terminal.")] = False,
     start: Annotated[bool, typer.Option("--start", help="And start it.")] = False,
     file: Annotated[
@@ -74,6 +103,20 @@ def create(
     goal = target(context, url, token, as_json)
     request: dict[str, Any] = read_object(file, "--file") if file is not None else {}
     resources = {"memory": memory, "cpus": cpus, "pids": pids}
+    idle = policy(
+        idle_timeout=idle_timeout,
+        stop_method=stop_method,
+        stop_signal=stop_signal,
+        stop_timeout=stop_timeout,
+        wake_timeout=wake_timeout,
+        depends_on=depends_on,
+        ready_http=ready_http,
+        ready_tcp=ready_tcp,
+        ready_channel=ready_channel,
+        ready_delay=ready_delay,
+        start_endpoint=start_endpoint,
+        loading_page=loading_page,
+    )
     given: dict[str, Any] = {
         "image": image,
         "command": command or None,
@@ -91,6 +134,7 @@ def create(
         "working_dir": workdir,
         "tty": tty or None,
         "start": start or None,
+        "idle": {**(request.get("idle") or {}), **idle} if idle else None,
     }
     request |= {key: value for key, value in given.items() if value not in (None, {}, [])}
     if "image" not in request:

@@ -19,6 +19,9 @@ Grace = Annotated[
 ]
 Signal = Annotated[str | None, typer.Option("--signal", "-s", metavar="SIGNAL", help="For example SIGINT.")]
 
+# What these verbs are about is not the container's state: a paused flow that sleeps is napping.
+_BY_FLOW_STATE = ("wake_container", "sleep_container")
+
 
 def register(app: typer.Typer) -> None:
     for verb in (start, stop, restart, pause, unpause, kill):
@@ -36,7 +39,7 @@ def start(
 ) -> None:
     """Start flows."""
     request = {"wait": "ready"} if wait else {}
-    _each(target(context, url, token, as_json), flows, "start_container", request)
+    each(target(context, url, token, as_json), flows, "start_container", request)
 
 
 def stop(
@@ -49,7 +52,7 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """Stop flows; they stay stopped."""
-    _each(target(context, url, token, as_json), flows, "stop_container", {"signal": signal, "timeout": timeout})
+    each(target(context, url, token, as_json), flows, "stop_container", {"signal": signal, "timeout": timeout})
 
 
 def restart(
@@ -61,19 +64,19 @@ def restart(
     as_json: Json = False,
 ) -> None:
     """Stop flows and start them again."""
-    _each(target(context, url, token, as_json), flows, "restart_container", {"timeout": timeout})
+    each(target(context, url, token, as_json), flows, "restart_container", {"timeout": timeout})
 
 
 def pause(context: typer.Context, flows: FlowIds, url: Url = None, token: Token = None, as_json: Json = False) -> None:
     """Freeze running flows."""
-    _each(target(context, url, token, as_json), flows, "pause_container", {})
+    each(target(context, url, token, as_json), flows, "pause_container", {})
 
 
 def unpause(
     context: typer.Context, flows: FlowIds, url: Url = None, token: Token = None, as_json: Json = False
 ) -> None:
     """Let paused flows go on."""
-    _each(target(context, url, token, as_json), flows, "unpause_container", {})
+    each(target(context, url, token, as_json), flows, "unpause_container", {})
 
 
 def kill(
@@ -85,7 +88,7 @@ def kill(
     as_json: Json = False,
 ) -> None:
     """Send flows a signal now (SIGKILL unless another is given)."""
-    _each(target(context, url, token, as_json), flows, "kill_container", {"signal": signal})
+    each(target(context, url, token, as_json), flows, "kill_container", {"signal": signal})
 
 
 def remove(
@@ -97,18 +100,21 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Delete flows and all that they left."""
-    _each(target(context, url, token, as_json), flows, "delete_container", {"force": force})
+    each(target(context, url, token, as_json), flows, "delete_container", {"force": force})
 
 
-def _each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) -> None:
+def each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) -> None:
     """One that is refused doesn't keep the others from their turn; the exit status tells of it."""
     from flow_manager.client import ServiceRefused
-    from flow_manager.client.client import OPERATION_TIMEOUT
+    from flow_manager.client.client import OPERATION_TIMEOUT, WAKE_TIMEOUT
+
+    # Both wait for readiness: theirs, and that of what they need.
+    ready = event == "wake_container" or request.get("wait") == "ready"
+    timeout = WAKE_TIMEOUT if ready else OPERATION_TIMEOUT + (request.get("timeout") or 0)
 
     async def work(client: FlowManagerClient) -> int:
         refusals = 0
         for flow in flows:
-            timeout = OPERATION_TIMEOUT + (request.get("timeout") or 0)
             try:
                 data = await client.call(event, {"container_id": flow, **request}, timeout=timeout)
             except ServiceRefused as refused:
@@ -120,7 +126,7 @@ def _each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) -
             elif event == "delete_container":
                 say(f"{flow} deleted")
             else:
-                say(f"{data['name']} {data['state']}")
+                say(f"{data['name']} {data['flow_state'] if event in _BY_FLOW_STATE else data['state']}")
         return refusals
 
     if with_client(goal, work):

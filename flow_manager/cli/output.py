@@ -67,6 +67,10 @@ def console(stream: TextIO | None = None) -> Any:
 STATE_STYLE = {
     "running": "green",
     "healthy": "green",
+    "ready": "green",
+    "napping": "blue",
+    "stopping": "yellow",
+    "error": "red",
     "paused": "yellow",
     "restarting": "yellow",
     "starting": "yellow",

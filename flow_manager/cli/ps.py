@@ -43,20 +43,30 @@ def ps(
     labels = dict(split_pair(text, "--label") for text in label or [])
     request = {"runtime": runtime, "state": state, "labels": labels or None}
 
-    async def work(client: FlowManagerClient) -> tuple[list[dict[str, Any]], list[str]]:
+    async def work(client: FlowManagerClient) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
         flows = await client.call("list_containers", request)
-        return flows, [] if goal.as_json else await _health(client, flows)
+        return flows, [] if goal.as_json else await _how(client, flows)
 
-    flows, health = with_client(goal, work)
+    flows, how = with_client(goal, work)
     if goal.as_json:
         print_json(flows)
         return
     now = datetime.now(UTC)
     print_table(
-        ["ID", "NAME", "RUNTIME", "STATE", "HEALTH", "IMAGE", "PORTS", "AGE"],
+        ["ID", "NAME", "RUNTIME", "STATE", "FLOW", "HEALTH", "IMAGE", "PORTS", "AGE"],
         [
-            [flow["id"], flow["name"], flow["runtime"], flow["status"], how, flow["image"], ports(flow), age(flow, now)]
-            for flow, how in zip(flows, health, strict=True)
+            [
+                flow["id"],
+                flow["name"],
+                flow["runtime"],
+                flow["status"],
+                state,
+                health,
+                flow["image"],
+                ports(flow),
+                age(flow, now),
+            ]
+            for flow, (state, health) in zip(flows, how, strict=True)
         ],
     )
 
@@ -79,20 +89,19 @@ def status(context: typer.Context, flow: FlowId, url: Url = None, token: Token =
             say(f"{name.replace('_', ' ')}: {value}")
 
 
-async def _health(client: FlowManagerClient, flows: list[dict[str, Any]]) -> list[str]:
-    """The list holds what flows are, not how; a flow that went meanwhile has `-`."""
+async def _how(client: FlowManagerClient, flows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Flow state and health. The list holds what flows are, not how; a flow that went meanwhile has `-`."""
     from flow_manager.client import ServiceRefused
 
     turn = asyncio.Semaphore(STATUS_AT_ONCE)
 
-    async def one(flow: dict[str, Any]) -> str:
-        if flow["status"] != "running":
-            return "-"
+    async def one(flow: dict[str, Any]) -> tuple[str, str]:
         async with turn:
             try:
-                return str((await client.call("get_status", {"container_id": flow["id"]}))["health"])
+                status = await client.call("get_status", {"container_id": flow["id"]})
             except ServiceRefused:
-                return "-"
+                return "-", "-"
+        return str(status["flow_state"]), str(status["health"]) if flow["status"] == "running" else "-"
 
     return list(await asyncio.gather(*(one(flow) for flow in flows)))
 

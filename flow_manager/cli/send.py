@@ -24,6 +24,9 @@ def send(
     flow: FlowId,
     message: Annotated[str, typer.Argument(metavar="JSON", help="A JSON object, or `-` to read one from stdin.")],
     reply: Annotated[bool, typer.Option("--reply", help="Wait for the flow's reply and print it.")] = False,
+    wake: Annotated[
+        bool, typer.Option("--wake", help="A flow that is away gets it later, and is woken for it.")
+    ] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0, max=600, metavar="SECONDS", help="For the reply.")
     ] = 30.0,
@@ -35,6 +38,8 @@ def send(
     goal = target(context, url, token, as_json)
     body = read_object("-", "JSON") if message == "-" else parse_object(message, "JSON")
     request = {"container_id": flow, "message": body, "expect_reply": reply, "timeout": timeout}
+    if wake:
+        request["wake"] = True
 
     async def work(client: FlowManagerClient) -> dict[str, Any]:
         from flow_manager.client.client import ANSWER_GRACE

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from flow_manager.settings.models import Settings
 
-_LATER = "Accepted; the wake proxy isn't part of this version."
-
 
 def register(app: typer.Typer) -> None:
     app.command()(serve)
@@ -34,8 +32,13 @@ def serve(
     port: Annotated[
         int | None, typer.Option("--port", help="The control port, 0 for any free one. Default: 8080.")
     ] = None,
-    proxy_host: Annotated[str | None, typer.Option("--proxy-host", help=_LATER)] = None,
-    proxy_port: Annotated[int | None, typer.Option("--proxy-port", help=_LATER)] = None,
+    proxy_host: Annotated[
+        str | None, typer.Option("--proxy-host", help="Address of the proxy port. Default: 127.0.0.1.")
+    ] = None,
+    proxy_port: Annotated[
+        int | None,
+        typer.Option("--proxy-port", help="The port that serves and wakes flows, 0 for any free one. Default: 8081."),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(

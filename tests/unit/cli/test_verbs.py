@@ -29,6 +29,9 @@ NOT_FOUND = {
         (["kill", "a"], "kill_container", {}),
         (["kill", "-s", "SIGUSR1", "a"], "kill_container", {"signal": "SIGUSR1"}),
         (["status", "a"], "get_status", {}),
+        (["wake", "a"], "wake_container", {}),
+        (["wake", "--no-wait", "a"], "wake_container", {"wait": False}),
+        (["sleep", "a"], "sleep_container", {}),
     ],
 )
 def test_a_verb_is_its_event(service, run, arguments, event, fields) -> None:
@@ -101,6 +104,12 @@ def test_an_unknown_token_is_status_1(service, run) -> None:
         ["create", "-p", "0.0.0.0:1:2", "alpine"],
         ["create", "-p", "http:80", "alpine"],
         ["create", "-e", "=x", "alpine"],
+        ["create", "--depends-on", "db:awake", "alpine"],
+        ["create", "--depends-on", ":healthy", "alpine"],
+        ["create", "--ready-http", "http://x", "alpine"],
+        ["create", "--ready-http", "0/x", "alpine"],
+        ["idle", "a"],
+        ["idle", "a", "--file", "/nowhere.json"],
         ["ps", "--url", "localhost:8080"],
         ["ps", "--url", "http://user:secret@localhost"],
         ["token", "create", "--scope", "root"],
@@ -134,9 +143,11 @@ def test_ps_shows_plain_columns_where_nobody_looks(service, run, fake) -> None:
     service.answers["get_status"] = {"error": False, "data": {**fake.STATUS, "health": "healthy"}}
     done = run("ps", "--runtime", "memory", "--state", "running", "--label", "a=b", "--url", service.url)
     head, first, second = done.stdout.splitlines()
-    assert head.split() == ["ID", "NAME", "RUNTIME", "STATE", "HEALTH", "IMAGE", "PORTS", "AGE"]
-    assert first.split()[:7] == ["abcdefghijkl", "reports", "memory", "created", "-", "python:3-alpine", "8000->80/tcp"]
-    assert second.split()[3:5] == ["running", "healthy"]
+    assert head.split() == ["ID", "NAME", "RUNTIME", "STATE", "FLOW", "HEALTH", "IMAGE", "PORTS", "AGE"]
+    assert first.split()[:8] == [
+        "abcdefghijkl", "reports", "memory", "created", "ready", "-", "python:3-alpine", "8000->80/tcp",
+    ]  # fmt: skip
+    assert second.split()[3:6] == ["running", "ready", "healthy"]
     assert service.requests("list_containers") == [{"runtime": "memory", "state": "running", "labels": {"a": "b"}}]
 
 
@@ -214,6 +225,11 @@ def test_send_prints_the_reply_as_json(service, run) -> None:
     sent = service.requests("send_message")[0]
     assert (sent["message"], sent["expect_reply"], sent["timeout"]) == ({"q": 1}, True, 5)
     assert run("send", "a", "{}", "--url", service.url).stdout == "delivered\n"
+    assert "wake" not in service.requests("send_message")[1]
+    waits = {"message_id": "m", "delivered": False, "queued": True}
+    service.answers["send_message"] = {"error": False, "data": waits}
+    assert run("send", "a", "{}", "--wake", "--url", service.url).stdout == "queued\n"
+    assert service.requests("send_message")[2]["wake"] is True
 
 
 def pages(service, fake, count: int):
