@@ -147,6 +147,13 @@ class Core:
             await self.store.save(changed)
             entry.record = changed
 
+    async def used(self, times: Mapping[str, datetime]) -> None:
+        """Store when flows were last used."""
+        await self.store.used(times)
+        for flow_id, at in times.items():
+            if (entry := self.table.get(flow_id)) is not None:
+                entry.record = replace(entry.record, last_used_at=at)
+
     def forget(self, entry: FlowEntry) -> None:
         self.table.discard(entry)
         self.observer.flow_removed(entry)

@@ -137,6 +137,12 @@ class Leases:
                 last = lease.touched
         return last + idle_timeout
 
+    def last_use(self, now: float) -> float:
+        """When it was last in use, as of `now`: now, while something holds it."""
+        if self._holding or self.busy_until > now:
+            return now
+        return max([self.idle_since, self.busy_until, *(lease.touched for lease in self._held or ())])
+
     def explain(self, now: float) -> list[LeaseInfo]:
         """Each reason to be awake, the oldest first; a connection that is silent for long is none."""
         found: list[LeaseInfo] = []

@@ -59,9 +59,10 @@ TABLE: dict[tuple[FlowState, Event], FlowState] = {
 STOPS = frozenset({"stop", "kill", "pause", "restart"})
 # Operations whose effect, once done, is that somebody stopped it.
 ENDS = frozenset({"stop", "kill", "pause", "sleep"})
+ENDS_A_RUN = STOPS | ENDS
 STARTS = frozenset({"start", "unpause", "wake"})
 # Under these, an end that is seen was asked for, whatever its code.
-_ASKED_TO_END = STOPS | ENDS | {"delete"}
+_ASKED_TO_END = ENDS_A_RUN | {"delete"}
 _ENDED = frozenset({"exited", "stopped", "dead"})
 
 

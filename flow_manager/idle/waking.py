@@ -1,0 +1,256 @@
+"""Waking one flow: wait out a stop, wake what it needs, start it, wait for its readiness. One attempt at a time.
+
+An attempt belongs to the watcher: callers that leave cancel nothing. Whatever happens to the flow meanwhile reaches the
+watcher first, which may end the attempt; each step here therefore looks whether it is still the one that counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flow_manager.containers.sleep import wake_now
+from flow_manager.contract.principal import MANAGER
+from flow_manager.errors import Conflict, FlowManagerError, Internal, StartFailed, WakeTimeout
+from flow_manager.idle import needs
+from flow_manager.idle.attempt import Attempt
+from flow_manager.idle.readiness_target import NotReady, ProbeTarget
+from flow_manager.idle.states import Event
+from flow_manager.idle.upstream import Candidate, candidates
+from flow_manager.util.ids import new_short_id
+
+if TYPE_CHECKING:
+    from flow_manager.idle.watcher import Watcher
+
+# Seconds that a stop may take beyond its grace before a wake that waits for it gives up: the escalation gets its chance.
+STOP_PATIENCE = 30.0
+# The prober keeps its own deadline; should it fail to, the wait ends so many seconds later.
+GUARD = 5.0
+
+
+def begin(
+    watcher: Watcher, reason: str, *, person: bool, for_dependent: bool = False, observed: bool = False
+) -> Attempt:
+    """Begin an attempt; there must be none under way."""
+    assert watcher.attempt is None
+    attempt = Attempt(
+        reason,
+        watcher.keeper.clock.monotonic(),
+        person=person,
+        for_dependent=for_dependent,
+        observed=observed,
+    )
+    watcher.attempt = attempt
+    watcher.history.clear()
+    if watcher.state == "stopping":
+        attempt.phase = "stop"
+        watcher.history.add("starting", f"{watcher.name} is going to sleep: waiting until it has stopped")
+    else:
+        _announce(watcher, attempt)
+    attempt.task = watcher.keeper.spawn(_run(watcher, attempt), f"wake-{watcher.id}")
+    return attempt
+
+
+def _announce(watcher: Watcher, attempt: Attempt) -> None:
+    watcher.apply(Event.WAKE)
+    watcher.history.add("starting", f"{watcher.name} was started" if attempt.observed else f"waking {watcher.name}")
+
+
+async def _run(watcher: Watcher, attempt: Attempt) -> None:
+    try:
+        found = await _steps(watcher, attempt)
+    except FlowManagerError as error:
+        _failed(watcher, attempt, error)
+    except Exception as error:
+        error_id = new_short_id("err")
+        watcher.keeper.core.log.log_error(error_id, error, operation="wake", container=watcher.id)
+        _failed(watcher, attempt, Internal("a fault of the manager's own", error_id=error_id))
+    else:
+        if watcher.attempt is attempt:
+            _ready(watcher, attempt, found)
+
+
+def _failed(watcher: Watcher, attempt: Attempt, error: FlowManagerError) -> None:
+    if watcher.attempt is not attempt:
+        return
+    if attempt.refused or isinstance(error, Conflict) or watcher.state not in ("starting", "error"):
+        # Not a failure of the flow: something else was wanted.
+        if watcher.state == "starting" and not watcher.up:
+            watcher.stop_reason = watcher.stop_reason or "its wake was ended"
+            watcher.apply(Event.STOPPED)
+        watcher.give_up(attempt, error)
+    else:
+        watcher.fail(error, Event.FAILED)
+
+
+async def _steps(watcher: Watcher, attempt: Attempt) -> Candidate | None:
+    keeper = watcher.keeper
+    if attempt.phase == "stop":
+        await _wait_out_stop(watcher, attempt)
+    moment = keeper.clock.monotonic()
+    attempt.phase = "dependencies"
+    needs.hold(watcher)
+    if attempt.observed:
+        needs.begin_all(watcher)
+    else:
+        await needs.wake_all(watcher, attempt)
+    moment = _took(watcher, attempt, "dependencies", moment)
+
+    attempt.phase = "start"
+    deadline = moment + watcher.wake_timeout
+    if not attempt.observed:
+        await _start(watcher, attempt)
+    moment = _took(watcher, attempt, "start", moment)
+
+    attempt.phase = "readiness"
+    if not attempt.observed:
+        return await _wait_ready(watcher, attempt, deadline)
+    async with keeper.found:
+        deadline = keeper.clock.monotonic() + watcher.wake_timeout
+        return await _wait_ready(watcher, attempt, deadline)
+
+
+def _took(watcher: Watcher, attempt: Attempt, step: str, since: float) -> float:
+    now = watcher.keeper.clock.monotonic()
+    attempt.steps[step] = round(now - since, 3)
+    return now
+
+
+async def _wait_out_stop(watcher: Watcher, attempt: Attempt) -> None:
+    """Nothing is forwarded into a dying flow, and an engine that is stopping one says yes to a start and stops it all the
+    same: only after the end of the stop is a start worth anything."""
+    policy = watcher.policy
+    patience = (policy.stop_timeout if policy else 10.0) + STOP_PATIENCE
+    watcher.waits_for("the end of its stop")
+    try:
+        async with asyncio.timeout(patience):
+            await watcher.until(lambda: watcher.state != "stopping")
+    except TimeoutError:
+        raise WakeTimeout(
+            "it does not stop, so that it can't be started", waited_for="stop", timeout=patience
+        ) from None
+    watcher.waits_for(None)
+    if not attempt.person and watcher.state in ("napping", "error"):
+        try:
+            watcher.refuse_traffic(for_dependent=attempt.for_dependent)
+        except FlowManagerError:
+            attempt.refused = True
+            raise
+    _took(watcher, attempt, "stop", attempt.began)
+    _announce(watcher, attempt)
+
+
+async def _start(watcher: Watcher, attempt: Attempt) -> None:
+    keeper, timeout = watcher.keeper, watcher.wake_timeout
+    slept = not watcher.up
+    person = attempt.person
+    watcher.waits_for("the start")
+    try:
+        async with asyncio.timeout(timeout):
+            await wake_now(keeper.core, MANAGER, watcher.entry, clear_stopped=person)
+    except TimeoutError:
+        raise WakeTimeout(
+            f"not started within {timeout:g} s: the runtime does not answer", waited_for="start", timeout=timeout
+        ) from None
+    except Conflict as error:
+        attempt.refused = not person and error.details.get("desired") == "stopped"
+        raise
+    if slept:
+        attempt.woke = True
+        watcher.history.add("container_woke", f"{watcher.name} runs")
+
+
+async def _wait_ready(watcher: Watcher, attempt: Attempt, deadline: float) -> Candidate | None:
+    keeper = watcher.keeper
+    while True:
+        if not watcher.up:
+            await _wait_until_up(watcher, deadline)
+        run = watcher.run
+
+        def ended(run: int = run) -> bool:
+            return watcher.run != run or watcher.attempt is not attempt or not watcher.up
+
+        def told(words: str) -> None:
+            if watcher.attempt is attempt and watcher.waiting_for != words:
+                watcher.waits_for(words)
+                watcher.history.add("waiting_ready", f"waiting for {words}")
+
+        guard = max(0.0, deadline - keeper.clock.monotonic()) + GUARD
+        try:
+            async with asyncio.timeout(guard):
+                found = await keeper.prober.wait_ready(probe_target(watcher, ended), deadline=deadline, told=told)
+        except NotReady as error:
+            if watcher.run != run and keeper.clock.monotonic() < deadline:
+                continue  # another run than the one that was waited for: its own readiness counts
+            raise _not_ready(watcher, error) from None
+        except TimeoutError:
+            raise _too_late(watcher, watcher.waiting_for or "readiness", None) from None
+        if watcher.run == run:
+            return found
+
+
+async def _wait_until_up(watcher: Watcher, deadline: float) -> None:
+    """It isn't there (any more): its restart policy, or a restart that somebody asked for, may bring it back."""
+    watcher.waits_for("its start")
+    try:
+        async with asyncio.timeout(max(0.0, deadline - watcher.keeper.clock.monotonic())):
+            await watcher.until(lambda: watcher.up)
+    except TimeoutError:
+        raise _too_late(watcher, "its start", None) from None
+
+
+def probe_target(watcher: Watcher, ended: Callable[[], bool]) -> ProbeTarget:
+    entry = watcher.entry
+    published_on = watcher.keeper.core.settings.policy.publish_address
+    if watcher.channel_ready is None:
+        watcher.channel_ready = asyncio.Event()
+    return ProbeTarget(
+        flow_id=watcher.id,
+        policy=watcher.policy,
+        ended=ended,
+        port=watcher.port,
+        candidates=lambda port: candidates(entry.observation, port, entry.runtime.kind, published_on=published_on),
+        has_health=entry.observation is not None and entry.observation.health != "none",
+        health=lambda: entry.observation.health if entry.observation is not None else "none",
+        channel_ready=watcher.channel_ready,
+    )
+
+
+def _not_ready(watcher: Watcher, error: NotReady) -> FlowManagerError:
+    if error.reason == "exited":
+        code = watcher.entry.observation.exit_code if watcher.entry.observation is not None else None
+        return StartFailed(str(error), exit_code=code, reason="exit")
+    return _too_late(watcher, error.waited_for, error.last_failure)
+
+
+def _too_late(watcher: Watcher, waited_for: str, last: str | None) -> WakeTimeout:
+    timeout = watcher.wake_timeout
+    why = f": {last}" if last else ""
+    return WakeTimeout(
+        f"not ready within {timeout:g} s, waiting for {waited_for}{why}",
+        waited_for=waited_for,
+        reason=last,
+        timeout=timeout,
+    )
+
+
+def _ready(watcher: Watcher, attempt: Attempt, found: Candidate | None) -> None:
+    """Everything that it takes to be ready has passed, in the run that is still under way."""
+    keeper = watcher.keeper
+    took = round(keeper.clock.monotonic() - attempt.began, 3)
+    attempt.steps["readiness"] = round(took - sum(attempt.steps.values()), 3)
+    watcher.upstream = found.pair if found is not None else None
+    watcher.attempt = None
+    watcher.apply(Event.READY)
+    watcher.last_woke = (keeper.clock.now(), attempt.reason, took if attempt.woke else None)
+    watcher.history.add("ready", f"{watcher.name} is ready")
+    attempt.succeed()
+    if attempt.woke:
+        watcher.learn(took)
+        keeper.core.activity.log_user_activity(
+            "woke",
+            f"flow *{watcher.name}* woke in {took:.1f} s: {attempt.reason}",
+            flow=watcher.entry.ref,
+            details={"reason": attempt.reason, "seconds": took, "steps": dict(attempt.steps)},
+        )

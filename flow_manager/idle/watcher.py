@@ -1,0 +1,593 @@
+"""One flow's watcher: its state, who uses it, and what is done about either.
+
+At rest it has no task and no timer of its own: its next deadline is a field, in the one wheel of all. What happens to it is
+told by the registry, in order and in the event loop; each call takes one step of the table in `states`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from datetime import datetime
+
+from flow_manager.containers.entry import FlowEntry
+from flow_manager.contract.models import DesiredState, FlowState, IdlePolicy
+from flow_manager.contract.wake import IdleExplanation, LeaseKind
+from flow_manager.errors import (
+    Conflict,
+    ContainerNotFound,
+    ContainerStopped,
+    FlowManagerError,
+    NotAllowed,
+    ShuttingDown,
+    StartFailed,
+)
+from flow_manager.idle import explain, liveness, needs, outage, sleeping, waking
+from flow_manager.idle.attempt import Attempt
+from flow_manager.idle.history import WakeLog
+from flow_manager.idle.keeper import Keeper
+from flow_manager.idle.leases import Lease, Leases
+from flow_manager.idle.states import ENDS_A_RUN, Event, on_observation, on_operation_begin, on_operation_end, transition
+from flow_manager.idle.upstream import flow_port
+from flow_manager.idle.wheel import NEVER
+from flow_manager.runtimes.base import Observation
+
+# Seconds that traffic is held back after a failure: doubled with each one in a row, up to the last.
+FIRST_BACK_OFF, LAST_BACK_OFF = 1.0, 300.0
+# A flow that was ready for so many seconds has started well: what fails later is a first failure again.
+STABLE = 60.0
+# What a client is told to wait when nothing is known of how long a start takes.
+UNKNOWN_START = 5
+# The newest start's share in the learned time.
+LEARNING_RATE = 0.3
+# A flow that the manager finds running again after a restart gets at least so many seconds (or its idle_timeout).
+FOUND_GRACE = 10.0
+
+
+class Watcher:
+    """Read its attributes freely; they are changed by the modules of this package alone."""
+
+    __slots__ = (
+        "_changed",
+        "_history",
+        "attempt",
+        "channel_ready",
+        "ended",
+        "ended_at",
+        "entry",
+        "expected_start",
+        "failure",
+        "failures",
+        "found",
+        "gone",
+        "keeper",
+        "last_ready",
+        "last_slept",
+        "last_woke",
+        "leases",
+        "linger_at",
+        "needs",
+        "probe_at",
+        "probe_failures",
+        "ready_since",
+        "retry_at",
+        "run",
+        "sleep_at",
+        "sleeping",
+        "state",
+        "stop_at",
+        "stop_failures",
+        "stop_force",
+        "stop_reason",
+        "upstream",
+        "waiting_for",
+        "wanted_back",
+        "wheel_at",
+        "wheel_tick",
+    )
+
+    def __init__(self, keeper: Keeper, entry: FlowEntry) -> None:
+        self.keeper = keeper
+        self.entry = entry
+        self.state: FlowState = "napping"
+        self.leases = Leases(keeper.clock.monotonic, self._freed)
+        self.leases.idle_timeout = entry.config.idle.idle_timeout if entry.config.idle else 0.0
+        self.attempt: Attempt | None = None
+        # Where it is reached while ready.
+        self.upstream: tuple[str, int] | None = None
+        # Counts runs, and ends of runs: what was found out in an earlier one is worth nothing.
+        self.run = 0
+        # The flow's `ready` over its channel in this run; made when somebody waits for it or it is said.
+        self.channel_ready: asyncio.Event | None = None
+        self.waiting_for: str | None = None
+        self.expected_start: float | None = None
+        self.last_ready: datetime | None = None
+        self.ready_since = 0.0
+        self.last_slept: tuple[datetime, str] | None = None
+        self.last_woke: tuple[datetime, str, float | None] | None = None
+        # Failures in a row, and until when traffic is held back for them.
+        self.failure: FlowManagerError | None = None
+        self.failures = 0
+        self.retry_at = 0.0
+        # Stops: why, whether one is under way, failures in a row, when to try again.
+        self.stop_reason: str | None = None
+        self.sleeping = False
+        self.sleep_at = 0.0
+        self.stop_failures = 0
+        self.stop_force = False
+        self.stop_at = NEVER
+        # Liveness.
+        self.probe_at = NEVER
+        self.probe_failures = 0
+        # Leases on what it needs, by flow id, and when to let go of them.
+        self.needs: dict[str, Lease] | None = None
+        self.linger_at = NEVER
+        # Found running when the manager started; its container is gone for now; its watcher has ended.
+        self.found = False
+        self.ended = False
+        self.gone = False
+        # When it last ended by itself; until when its end counts as the engine's doing (see `outage`).
+        self.ended_at = -NEVER
+        self.wanted_back = 0.0
+        self._history: WakeLog | None = None
+        self._changed: list[asyncio.Future[None]] | None = None
+        self.wheel_at = NEVER
+        self.wheel_tick = 0
+
+    def __repr__(self) -> str:
+        return f"<Watcher {self.name} {self.state}>"
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self.entry.record.id
+
+    @property
+    def name(self) -> str:
+        return self.entry.record.name
+
+    @property
+    def tenant(self) -> str:
+        return self.entry.record.tenant
+
+    @property
+    def policy(self) -> IdlePolicy | None:
+        return self.entry.config.idle
+
+    @property
+    def desired(self) -> DesiredState:
+        """Nobody stopped what never ran."""
+        return "running" if self._state_there == "created" and self.policy is not None else self.entry.record.desired
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return tuple(self.entry.config.hosts)
+
+    @property
+    def port(self) -> int | None:
+        """Where it listens, as the flow itself counts its ports."""
+        return flow_port(self.entry.config, self.entry.observation)
+
+    @property
+    def up(self) -> bool:
+        """Its processes run and are not frozen, as far as is known."""
+        return self._state_there == "running" and not self.entry.lost
+
+    @property
+    def awake(self) -> bool:
+        return self.state in ("starting", "ready", "stopping") or (self.state == "error" and self.up)
+
+    @property
+    def history(self) -> WakeLog:
+        if self._history is None:
+            self._history = WakeLog(self.keeper.clock)
+        return self._history
+
+    @property
+    def error(self) -> str | None:
+        return self.failure.message if self.failure is not None and self.state == "error" else None
+
+    @property
+    def wake_timeout(self) -> float:
+        return (self.policy or IdlePolicy()).wake_timeout
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds for which traffic is still held back; None when it isn't."""
+        left = self.retry_at - self.keeper.clock.monotonic()
+        return left if self.state == "error" and left > 0 else None
+
+    @property
+    def _state_there(self) -> str | None:
+        return self.entry.observation.state if self.entry.observation is not None else None
+
+    def retry_after(self) -> int:
+        """Seconds after which it is worth coming back, at least 1."""
+        held = self.retry_in
+        if held is not None:
+            return max(1, math.ceil(held))
+        expected = UNKNOWN_START if self.expected_start is None else self.expected_start
+        if self.attempt is not None:
+            expected -= self.keeper.clock.monotonic() - self.attempt.began
+        return max(1, math.ceil(expected))
+
+    def explain(self) -> IdleExplanation:
+        return explain.explain(self)
+
+    # --- using it -----------------------------------------------------------------------------------------------------
+
+    def ready_now(self) -> bool:
+        """Whether a request can be forwarded this very moment."""
+        return self.state == "ready" and self.upstream is not None
+
+    def use(self, kind: LeaseKind, holder: str) -> Lease:
+        """It stays awake while the lease is held; `holder` tells people by what."""
+        return self.leases.use(kind, holder)
+
+    async def wake(self, *, reason: str, by_request: bool = True, for_dependent: bool = False) -> None:
+        """Return once it is ready. Joins the wake under way; leaving cancels nothing.
+
+        `by_request`: traffic asks, which neither starts what somebody stopped nor shortens a back-off; False: a person.
+        `for_dependent`: another flow needs it, which wakes also what has no idle policy.
+
+        :raises Conflict: somebody stopped it (`details.desired`), or does so now. :raises NotAllowed: traffic, no policy.
+        :raises WakeTimeout, StartFailed, DependencyFailed, ContainerStopped, RuntimeFailure, ShuttingDown: every waiter
+            of the attempt gets the same, with `details.retry_after` in seconds.
+        """
+        while self.state != "ready":
+            attempt = self.begin(reason, person=not by_request, for_dependent=for_dependent)
+            try:
+                await asyncio.shield(attempt.outcome)
+                return
+            except Conflict:
+                # Traffic's attempt was refused for a stop that this caller is entitled to lift.
+                if by_request or not attempt.refused:
+                    raise
+
+    def begin_wake(self, *, reason: str, by_request: bool = True) -> None:
+        """The same without waiting. :raises: what `wake` raises at once."""
+        if self.state != "ready":
+            self.begin(reason, person=not by_request)
+
+    def begin(self, reason: str, *, person: bool, for_dependent: bool = False) -> Attempt:
+        """The attempt under way, or a new one."""
+        self.keeper.core.refuse_when_closing()
+        if self.keeper.closing:
+            raise ShuttingDown("the service is about to end")
+        if self.ended:
+            raise ContainerNotFound(self.id, kind=self.entry.runtime.kind)
+        if self.attempt is not None:
+            self.attempt.person = self.attempt.person or person
+            return self.attempt
+        if not person:
+            self.refuse_traffic(for_dependent=for_dependent)
+        return waking.begin(self, reason, person=person, for_dependent=for_dependent)
+
+    def refuse_traffic(self, *, for_dependent: bool) -> None:
+        """:raises Conflict, NotAllowed: traffic must not wake it. :raises FlowManagerError: the last failure, too fresh."""
+        if self.up and self.state != "error":
+            return
+        if self.desired == "stopped" and not self.up and self._state_there != "created":
+            raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
+        if self.policy is None and not for_dependent and not self.up:
+            raise NotAllowed("this flow has no idle policy: traffic doesn't wake it, start it first", setting="idle")
+        if self.retry_in is not None and self.failure is not None:
+            self.failure.details["retry_after"] = self.retry_after()
+            raise self.failure.with_traceback(None)
+
+    # --- what happens to it -------------------------------------------------------------------------------------------
+
+    def operation_begins(self, operation: str, actor: str) -> None:
+        event = on_operation_begin(operation)
+        if event is Event.STOP_BEGINS:
+            self.stop_reason = f"{actor} {_DONE.get(operation, operation)} it"
+            self.stop_begins(operation)
+        elif event is not None:
+            self.apply(event)
+
+    def stop_begins(self, operation: str) -> None:
+        """From here on nothing is forwarded to it, and its waiters hear why; a restart brings it back to them."""
+        if self.apply(Event.STOP_BEGINS) and operation != "restart" and self.attempt is not None:
+            desired = None if operation == "sleep" else "stopped"
+            error = Conflict(f"the wake was ended by {operation}", operation=operation, desired=desired)
+            self.give_up(self.attempt, error)
+
+    def operation_ended(self, operation: str, error: BaseException | None) -> None:
+        event = on_operation_end(operation, failed=error is not None, runs=self.up)
+        if error is not None and self.state == "stopping" and operation in ENDS_A_RUN:
+            sleeping.stop_failed(self, error)
+        elif event is Event.FAILED:
+            # A wake of its own is looked after by its attempt; a client's start has nobody else.
+            if operation != "wake" and isinstance(error, FlowManagerError):
+                self.fail(error, Event.FAILED)
+        elif event is not None and not self.gone:
+            self.apply(event)
+
+    def observed(self, before: Observation | None, now: Observation | None, cause: str | None) -> None:
+        """The runtime said something."""
+        operation = self.entry.operation
+        first = before is None and operation is None
+        if self.gone:
+            before = None  # what was known of the container that is gone says nothing of the one that is there now
+        self.gone = now is None
+        for event in on_observation(before, now, cause, operation):
+            self._take_in(event, now, cause, operation, first=first)
+        outage.observed(self, before, now, cause)
+        self.changed()
+        self.rearm()
+
+    def _take_in(
+        self, event: Event, now: Observation | None, cause: str | None, operation: str | None, *, first: bool
+    ) -> None:
+        was = self.state
+        if event is Event.UNHEALTHY:
+            if was == "ready":  # unhealthy while starting is still starting
+                self.fail(StartFailed("its health check fails", reason="unhealthy"), event)
+            return
+        self.run += 1
+        if event in (Event.DIED, Event.ENDED) and was in ("starting", "ready"):
+            self.ended_at = self.keeper.clock.monotonic()
+        code = now.exit_code if now is not None else None
+        if event in (Event.STARTED, Event.RESTARTED):
+            self.found = self.found or first
+            if now is not None and now.state == "restarting":
+                self.failures += 1
+            self.apply(event)
+            if self.state == "starting" and self.attempt is None:
+                waking.begin(self, "it was found running" if first else "it was started", person=False, observed=True)
+            if operation is None and not first and self.up and self.entry.record.desired == "stopped":
+                self._wish("running")
+        elif event is Event.GONE:
+            self.fail(ContainerNotFound(self.id, kind=self.entry.runtime.kind), event)
+        elif event is Event.DIED and was in ("starting", "ready"):
+            how = "ran out of memory" if now is not None and now.oom_killed else f"ended with exit code {code}"
+            self.fail(
+                StartFailed(f"the flow {how}", exit_code=code, reason="oom" if "memory" in how else "exit"), event
+            )
+        else:
+            by_hand = operation is None and (cause == "stop" or (now is not None and now.state == "paused"))
+            if operation is None and transition(was, event) != was:
+                self.stop_reason = _why_ended(by_hand, code, was, self.stop_reason)
+            self.apply(event)
+            if by_hand and was in ("starting", "ready", "error"):
+                self._wish("stopped")
+            if self.attempt is not None and was == "starting" and operation != "restart":
+                self.give_up(self.attempt, _ended_error(event, by_hand, code))
+
+    def policy_changed(self) -> None:
+        self.leases.idle_timeout = self.policy.idle_timeout if self.policy is not None else 0.0
+        if self.awake:
+            needs.hold(self)
+        liveness.schedule(self)
+        self.rearm()
+
+    def said_ready(self) -> None:
+        if self.channel_ready is None:
+            self.channel_ready = asyncio.Event()
+        self.channel_ready.set()
+
+    def said_busy(self, seconds: float, reason: str | None) -> None:
+        self.leases.busy(seconds, reason)
+        self.keeper.mark_used(self.id)
+
+    def said_idle(self) -> None:
+        self.leases.idle()
+        self.rearm()
+
+    def removed(self) -> None:
+        """Its flow is deleted, or the manager ends."""
+        if self.attempt is not None:
+            error: FlowManagerError = ContainerNotFound(self.id, kind=self.entry.runtime.kind)
+            if self.keeper.closing:
+                error = ShuttingDown("the service is about to end")
+            self.give_up(self.attempt, error)
+        self.ended = True
+        self.upstream = None
+        needs.let_go(self)
+        self.keeper.wheel.forget(self)
+        self.changed()
+
+    # --- steps of the table -------------------------------------------------------------------------------------------
+
+    def apply(self, event: Event) -> bool:
+        """One step of the table; whether the state changed."""
+        before, after = self.state, transition(self.state, event)
+        if before == after:
+            return False
+        self.state = after
+        now = self.keeper.clock.monotonic()
+        if before == "ready":
+            self.upstream = None
+            self.keeper.mark_used(self.id)
+        if after == "starting":
+            self.channel_ready = None
+            self.stop_failures, self.stop_force, self.stop_at = 0, False, NEVER
+        elif after == "ready":
+            self._became_ready(now)
+        elif after == "napping":
+            self._fell_asleep()
+        self.linger_at = NEVER if self.awake or not self.needs else now + self.keeper.settings.linger
+        self.rearm()
+        self.changed()
+        self.keeper.core.tell(self.entry)
+        return True
+
+    def _became_ready(self, now: float) -> None:
+        self.ready_since = now
+        self.last_ready = self.keeper.clock.now()
+        self.failure, self.entry.problem, self.waiting_for = None, None, None
+        self.leases.used()
+        if self.found:
+            self.found = False
+            self._restore_deadline(now)
+        self.keeper.mark_used(self.id)
+        liveness.schedule(self)
+
+    def _restore_deadline(self, now: float) -> None:
+        """An own flow goes on from where it was, an adopted one from the beginning; neither stops at once."""
+        last, policy = self.entry.record.last_used_at, self.policy
+        if last is None or policy is None or self.entry.record.adopted:
+            return
+        elapsed = max(0.0, (self.keeper.clock.now() - last).total_seconds())
+        grace = min(policy.idle_timeout, FOUND_GRACE)
+        self.leases.idle_since = now - min(elapsed, policy.idle_timeout - grace)
+
+    def _fell_asleep(self) -> None:
+        self.last_slept = (self.keeper.clock.now(), self.stop_reason or "it ended")
+        self.stop_reason = None
+        self.failure, self.failures, self.retry_at = None, 0, 0.0
+        self.waiting_for = None
+        self.leases.asleep()
+        if self._history is not None:
+            self._history.clear()
+
+    def fail(self, error: FlowManagerError, event: Event) -> None:
+        """It failed: the state says so, traffic is held back for a while, and whoever waits hears it at once."""
+        core, now = self.keeper.core, self.keeper.clock.monotonic()
+        error.hide(core.masker)
+        was = self.state
+        if was == "ready" and now - self.ready_since >= STABLE:
+            self.failures = 0
+        if was == "error" or transition(was, event) != "error":
+            if self.attempt is not None:
+                self.give_up(self.attempt, error)
+            return
+        self.failures += 1
+        self.retry_at = now + min(LAST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(self.failures - 1, 16))
+        self.failure = error
+        self.entry.problem = error.message
+        attempt, self.attempt = self.attempt, None
+        self.apply(event)
+        error.details.setdefault("retry_after", self.retry_after())
+        self.history.add("error", error.message, error=error.code)
+        waiting_for, self.waiting_for = self.waiting_for, None
+        core.activity.log_user_activity(
+            "wake_failed" if was == "starting" else "flow_failed",
+            f"flow *{self.name}* {'did not wake' if was == 'starting' else 'failed'}: {error.message}",
+            flow=self.entry.ref,
+            details={
+                "reason": error.message,
+                "code": error.code,
+                "exit_code": error.details.get("exit_code"),
+                "waited_for": waiting_for,
+                "crashes": self.failures,
+                "retry_in": round(self.retry_at - now, 3),
+            },
+        )
+        if attempt is not None:
+            attempt.end(error)
+
+    def give_up(self, attempt: Attempt, error: FlowManagerError) -> None:
+        """End an attempt that nothing is wrong with: something else was wanted."""
+        if self.attempt is attempt:
+            self.attempt = None
+            self.waiting_for = None
+            self.history.add("error", error.message, error=error.code)
+        attempt.end(error)
+
+    def learn(self, took: float) -> None:
+        known = self.expected_start
+        self.expected_start = took if known is None else known + LEARNING_RATE * (took - known)
+
+    def _wish(self, desired: DesiredState) -> None:
+        """Somebody did it outside the manager: that is what is wanted from now on."""
+        core, entry = self.keeper.core, self.entry
+
+        async def record() -> None:
+            if core.table.get(entry.id) is entry and entry.operation is None:
+                await core.record(entry, desired=desired)
+                core.tell(entry)
+
+        self.keeper.spawn(record(), f"desired-{self.id}")
+
+    def waits_for(self, words: str | None) -> None:
+        """Say what the wake under way waits for."""
+        self.waiting_for = words
+        self.changed()
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Let those look who wait for something of this flow."""
+        waiting, self._changed = self._changed, None
+        for future in waiting or ():
+            if not future.done():
+                future.set_result(None)
+
+    async def until(self, predicate: Callable[[], bool]) -> None:
+        """Return once `predicate` is true; it is asked whenever something about this flow changed.
+
+        :raises ContainerNotFound: it is gone for good.
+        """
+        while not predicate():
+            if self.ended:
+                raise ContainerNotFound(self.id, kind=self.entry.runtime.kind)
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if self._changed is None:
+                self._changed = []
+            self._changed.append(future)
+            await future
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _freed(self) -> None:
+        """The last request ended."""
+        keeper = self.keeper
+        keeper.mark_used(self.id)
+        if self.state == "ready":
+            timeout = self.leases.idle_timeout
+            if timeout and self.leases.idle_since + timeout < self.wheel_at:
+                self.rearm()
+
+    def sleeps_at(self) -> float | None:
+        """When the idle timeout is due, on the monotonic clock; None: it isn't, as things are."""
+        if self.state != "ready" or not self.leases.idle_timeout:
+            return None
+        at = self.leases.sleeps_at(self.leases.idle_timeout)
+        return None if at is None else max(at, self.sleep_at, self.keeper.not_before)
+
+    def rearm(self) -> None:
+        """Ask the wheel for the next thing that is due."""
+        at = min(self.probe_at if self.state == "ready" else NEVER, self.linger_at)
+        if self.state == "stopping":
+            at = min(at, self.stop_at)
+        elif not self.sleeping and (idle_at := self.sleeps_at()) is not None:
+            at = min(at, idle_at)
+        if at != NEVER:
+            self.keeper.wheel.arm(self, at)
+        else:
+            self.keeper.wheel.disarm(self)
+
+    def wheel_due(self, now: float) -> None:
+        if self.keeper.closing:
+            return
+        if self.linger_at <= now:
+            needs.let_go(self)
+        if self.state == "ready":
+            if self.probe_at <= now:
+                liveness.begin(self)
+            idle_at = self.sleeps_at()
+            if idle_at is not None and idle_at <= now and not self.sleeping:
+                sleeping.begin(self)
+        elif self.state == "stopping" and self.stop_at <= now:
+            sleeping.try_again(self)
+        self.rearm()
+
+
+_DONE = {"stop": "stopped", "kill": "killed", "pause": "paused", "restart": "restarted"}
+
+
+def _why_ended(by_hand: bool, code: int | None, was: FlowState, known: str | None) -> str:
+    if was == "stopping" and known is not None:
+        return known
+    if by_hand:
+        return "somebody stopped it outside the manager"
+    return "it ended by itself" if code is None else f"it ended by itself with exit code {code}"
+
+
+def _ended_error(event: Event, by_hand: bool, code: int | None) -> FlowManagerError:
+    if event is Event.ENDED:
+        return ContainerStopped("the flow ended with exit code 0 before it was ready", exit_code=code)
+    return Conflict("somebody stopped the flow", operation="stop", desired="stopped" if by_hand else None)

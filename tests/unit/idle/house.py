@@ -1,0 +1,281 @@
+"""A manager with watchers over the memory runtime: real locks, store and channel; the clock and the probes are the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flow_manager.activity.log import UserActivityLogger
+from flow_manager.activity.redact import Masker
+from flow_manager.activity.stream import ActivityStream
+from flow_manager.channel.handler import SocketCommunicationHandler
+from flow_manager.containers.code import CodeStore
+from flow_manager.containers.conversation import Conversation
+from flow_manager.containers.core import Core
+from flow_manager.containers.manager import ContainerManager
+from flow_manager.containers.policy import Policy
+from flow_manager.containers.table import FlowTable
+from flow_manager.contract import requests
+from flow_manager.contract.models import ContainerStatus
+from flow_manager.contract.principal import LOCAL
+from flow_manager.idle.readiness_target import NotReady, ProbeTarget
+from flow_manager.idle.registry import IdleRegistry
+from flow_manager.idle.upstream import Candidate
+from flow_manager.idle.watcher import Watcher
+from flow_manager.observability.system_log import SystemLogger
+from flow_manager.settings.models import Settings
+from flow_manager.store.sql import SqlStore
+from flow_manager.testing import FakeClock, Faults, MemoryEngine, MemoryRuntime, eventually
+
+UPSTREAM = Candidate("127.0.0.1", 8000)
+
+
+class FakeTimer:
+    """`call_later` on a FakeClock."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.armed = 0
+
+    def __call__(self, delay: float, callback: Callable[[], None]) -> asyncio.Task[None]:
+        async def later() -> None:
+            try:
+                await self._clock.sleep(max(delay, 1e-9))
+            finally:
+                self.armed -= 1
+            callback()
+
+        self.armed += 1
+        task = asyncio.get_running_loop().create_task(later())
+        # A task that is cancelled before its first step never comes to its `finally`.
+        task.add_done_callback(lambda _: None)
+        return task
+
+
+@dataclass
+class FakeProber:
+    """Passes at once, unless it is told to wait or to fail."""
+
+    held: asyncio.Event = field(default_factory=asyncio.Event)
+    failing: dict[str, NotReady] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    probed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.held.set()
+
+    async def wait_ready(
+        self, target: ProbeTarget, *, deadline: float, told: Callable[[str], None]
+    ) -> Candidate | None:
+        self.asked.append(target.flow_id)
+        told("TCP port 8000")
+        while not self.held.is_set():
+            if target.ended():
+                raise NotReady("TCP port 8000", "refused", reason="exited")
+            try:
+                async with asyncio.timeout(0.005):
+                    await self.held.wait()
+            except TimeoutError:
+                pass
+        if target.ended():
+            raise NotReady("TCP port 8000", "refused", reason="exited")
+        if target.flow_id in self.failing:
+            raise self.failing[target.flow_id]
+        return UPSTREAM
+
+    async def alive(self, target: ProbeTarget) -> bool:
+        self.probed.append(target.flow_id)
+        return target.flow_id not in self.dead
+
+
+@dataclass
+class IdleHouse:
+    root: Path
+    clock: FakeClock
+    core: Core
+    manager: ContainerManager
+    registry: IdleRegistry
+    prober: FakeProber
+    runtime: MemoryRuntime
+    faults: Faults
+    store: SqlStore
+    stream: ActivityStream
+    timer: FakeTimer
+    statuses: list[ContainerStatus]
+    counted: dict[str, list[str]]
+
+    async def create(self, name: str = "web", *, start: bool = False, **config: Any) -> Watcher:
+        config.setdefault("idle", {"idle_timeout": 60})
+        values = {"image": "memory", "command": ["polite"], "name": name, "start": start, **config}
+        if values["idle"] is None:
+            del values["idle"]
+        info = await self.manager.create_container(LOCAL, requests.CreateContainer.model_validate(values))
+        watcher = self.registry.watcher(info.id)
+        assert watcher is not None
+        if start:
+            await self.comes(watcher, "ready")
+        return watcher
+
+    async def comes(self, watcher: Watcher, state: str, *, timeout: float = 5.0) -> None:
+        """Wait in real time, the clock stands still."""
+        async with asyncio.timeout(timeout):
+            try:
+                await watcher.until(lambda: watcher.state == state)
+            except TimeoutError:
+                raise AssertionError(f"{watcher.name} is {watcher.state}, not {state}") from None
+
+    async def stop(self, watcher: Watcher) -> None:
+        await self.manager.stop_container(LOCAL, requests.StopContainer(container_id=watcher.id))
+
+    async def start(self, watcher: Watcher) -> None:
+        await self.manager.start_container(LOCAL, requests.StartContainer(container_id=watcher.id))
+
+    async def activity(self, *types: str) -> list[Any]:
+        stored = await self.stream.read(limit=1000)
+        return [item.entry for item in stored if not types or item.entry.type in types]
+
+    async def told(self, type: str, count: int = 1) -> list[Any]:
+        async def there() -> list[Any]:
+            found = await self.activity(type)
+            return found if len(found) >= count else []
+
+        return await eventually(there, what=f"{count} entries of {type}")
+
+    async def settled(self) -> None:
+        """Let everything that is under way get on; the clock stands still."""
+        await self.clock.run(0)
+        await asyncio.sleep(0.01)
+        await self.clock.run(0)
+
+    def starts(self, watcher: Watcher) -> int:
+        return self.counted.get(watcher.id, []).count("start")
+
+    def see(self, watcher: Watcher, cause: str | None = None, **changes: Any) -> None:
+        """The runtime says this of it, whatever it is really like."""
+        entry = watcher.entry
+        assert entry.observation is not None
+        self.core.observe(entry, replace(entry.observation, **changes), cause)
+
+
+class CountingRuntime(MemoryRuntime):
+    """Remembers which calls were made for which flow."""
+
+    def __init__(self, *args: Any, counted: dict[str, list[str]], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.counted = counted
+
+    def _count(self, id: str, call: str) -> None:
+        self.counted.setdefault(id, []).append(call)
+
+    async def start(self, id: str) -> Any:
+        self._count(id, "start")
+        return await super().start(id)
+
+    async def stop(self, id: str, **more: Any) -> Any:
+        self._count(id, "stop")
+        return await super().stop(id, **more)
+
+    async def kill(self, id: str, signal: str = "SIGKILL") -> Any:
+        self._count(id, "kill")
+        return await super().kill(id, signal)
+
+    async def pause(self, id: str) -> Any:
+        self._count(id, "pause")
+        return await super().pause(id)
+
+
+class IdleBuilder:
+    """Opens such a house on one state folder and one engine, again and again, as restarts would."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="fm-"))
+        self.clock = FakeClock()
+        self.engine = MemoryEngine(clock=self.clock)
+
+    async def close(self) -> None:
+        await self.engine.close()
+        shutil.rmtree(self.root)
+
+    @asynccontextmanager
+    async def open(self, *, runtimes: Sequence[str] = ("memory",), **changes: Any) -> AsyncIterator[IdleHouse]:
+        settings = Settings.model_validate(
+            {"state_dir": self.root / "state", "sockets_dir": self.root / "s", **changes}
+        )
+        settings.state_dir.mkdir(exist_ok=True)
+        clock, masker, log = self.clock, Masker(), SystemLogger(level="ERROR")
+        store = SqlStore(settings.state_dir / "db")
+        await store.open()
+        stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
+        await stream.open()
+        faults, counted = Faults(), {}
+        known = {
+            name: CountingRuntime(
+                name,
+                instance="i",
+                faults=faults,
+                engine=self.engine,
+                sleep=clock.sleep,
+                call_timeout=1000.0,
+                counted=counted,
+            )
+            for name in runtimes
+        }
+        for runtime in known.values():
+            await runtime.open()
+        conversation = Conversation()
+        channel = SocketCommunicationHandler(settings.sockets_dir, settings.channel, conversation, clock)
+        await channel.open()
+        core = Core(
+            settings=settings,
+            runtimes=known,
+            default_runtime=runtimes[0],
+            store=store.flows,
+            channel=channel,
+            activity=UserActivityLogger(stream, clock),
+            masker=masker,
+            log=log,
+            clock=clock,
+            policy=Policy(settings.policy, instance="i", private=()),
+            code=CodeStore(settings.state_dir / "code"),
+            table=FlowTable("memory"),
+        )
+        conversation.attach(core)
+        manager, prober, timer = ContainerManager(core), FakeProber(), FakeTimer(clock)
+        registry = IdleRegistry(core, prober=prober, call_later=timer)
+        statuses: list[ContainerStatus] = []
+        manager.on_status(lambda _tenant, status: statuses.append(status))
+        await registry.open()
+        await manager.open()
+        first = known[runtimes[0]]
+        try:
+            yield IdleHouse(
+                self.root,
+                clock,
+                core,
+                manager,
+                registry,
+                prober,
+                first,
+                faults,
+                store,
+                stream,
+                timer,
+                statuses,
+                counted,
+            )
+        finally:
+            manager.refuse_new()
+            await registry.close()
+            await manager.close(1.0)
+            await channel.close()
+            for runtime in known.values():
+                await runtime.close()
+            await stream.close()
+            await store.close()

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from flow_manager.containers.observer import FlowObserver
+from flow_manager.contract import requests
+from flow_manager.contract.principal import LOCAL
+from flow_manager.errors import (
+    Conflict,
+    ContainerNotFound,
+    ContainerStopped,
+    NotAllowed,
+    RuntimeUnavailable,
+    ShuttingDown,
+    StartFailed,
+    WakeTimeout,
+)
+from flow_manager.idle.readiness_target import NotReady
+from tests.unit.idle.house import UPSTREAM, IdleBuilder, IdleHouse
+
+
+async def test_a_flow_that_was_made_is_asleep_and_a_request_wakes_it(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    assert (web.state, web.desired, web.ready_now(), web.expected_start) == ("napping", "running", False, None)
+    await web.wake(reason="a request")
+    assert (web.state, web.ready_now(), web.upstream) == ("ready", True, UPSTREAM.pair)
+    assert [event.type for event in web.history.entries()] == ["starting", "container_woke", "waiting_ready", "ready"]
+    (woke,) = await idle_house.told("woke")
+    assert woke.details["reason"] == "a request"
+    assert set(woke.details["steps"]) == {"dependencies", "start", "readiness"}
+    assert web.last_ready == idle_house.clock.now()
+
+
+async def test_the_registry_is_what_the_manager_tells(idle_house: IdleHouse) -> None:
+    observer: FlowObserver = idle_house.registry
+    assert idle_house.core.observer is observer
+
+
+async def test_a_thousand_waiters_make_one_start(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    await asyncio.gather(*(web.wake(reason=f"request {number}") for number in range(1000)))
+    assert idle_house.starts(web) == 1
+    assert web.ready_now()
+
+
+async def test_a_caller_that_leaves_cancels_nothing(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    callers = [asyncio.create_task(web.wake(reason="a request")) for _ in range(3)]
+    await idle_house.comes(web, "starting")
+    callers[0].cancel()
+    callers[1].cancel()
+    await asyncio.wait(callers[:2])
+    idle_house.prober.held.set()
+    await callers[2]
+    assert web.state == "ready"
+    assert idle_house.starts(web) == 1
+
+
+async def test_when_all_callers_leave_the_wake_goes_on(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await idle_house.comes(web, "starting")
+    caller.cancel()
+    await asyncio.wait([caller])
+    idle_house.prober.held.set()
+    await idle_house.comes(web, "ready")
+
+
+async def test_which_check_it_waits_for_is_said(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    web.begin_wake(reason="a page")
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    assert web.explain().waiting_for == "TCP port 8000"
+    assert web.explain().summary == "starting, waiting for TCP port 8000"
+    assert web.history.entries()[-1].message == "waiting for TCP port 8000"
+    idle_house.prober.held.set()
+    await idle_house.comes(web, "ready")
+    assert web.waiting_for is None
+
+
+async def test_a_readiness_that_never_passes_fails_every_waiter_at_once_with_the_same_error(
+    idle_house: IdleHouse,
+) -> None:
+    web = await idle_house.create(idle={"idle_timeout": 60, "wake_timeout": 5})
+    idle_house.prober.failing[web.id] = NotReady("TCP port 8000", "it refuses connections", reason="timeout")
+    results = await asyncio.gather(*(web.wake(reason="a request") for _ in range(5)), return_exceptions=True)
+    assert {type(result) for result in results} == {WakeTimeout}
+    assert len({id(result) for result in results}) == 1
+    error = results[0]
+    assert isinstance(error, WakeTimeout)
+    assert error.details["waited_for"] == "TCP port 8000"
+    assert error.details["retry_after"] >= 1
+    assert web.state == "error"
+    assert "refuses connections" in (web.error or "")
+    assert web.history.entries()[-1].type == "error"
+    (entry,) = await idle_house.told("wake_failed")
+    assert entry.details["crashes"] == 1
+    assert idle_house.statuses[-1].flow_state == "error"
+    assert "refuses connections" in (idle_house.statuses[-1].error or "")
+
+
+async def test_a_start_that_fails_is_an_error_with_its_reason_and_code(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(command=["no-such-command"])
+    with pytest.raises(StartFailed) as failed:
+        await web.wake(reason="a request")
+    assert failed.value.details["exit_code"] == 127
+    assert (web.state, web.failures) == ("error", 1)
+
+
+async def test_a_flow_that_dies_while_it_starts_fails_its_waiters_with_the_exit_code(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    idle_house.runtime.die(web.id, 3)
+    with pytest.raises(StartFailed) as failed:
+        await caller
+    assert failed.value.details["exit_code"] == 3
+    assert web.state == "error"
+
+
+async def test_a_flow_that_ends_with_0_while_it_starts_naps_and_its_waiters_hear_it(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    idle_house.runtime.die(web.id, 0)
+    with pytest.raises(ContainerStopped):
+        await caller
+    assert (web.state, web.failures) == ("napping", 0)
+
+
+async def test_after_a_failure_traffic_is_held_back_longer_each_time_and_a_person_is_not(
+    idle_house: IdleHouse,
+) -> None:
+    web = await idle_house.create()
+    idle_house.prober.failing[web.id] = NotReady("TCP port 8000", "refused", reason="timeout")
+    for expected in (1, 2, 4, 8):
+        with pytest.raises(WakeTimeout):
+            await web.wake(reason="a request")
+        starts = idle_house.starts(web)
+        assert web.retry_in == pytest.approx(expected)
+        with pytest.raises(WakeTimeout) as held:
+            await web.wake(reason="another request")
+        assert held.value.details["retry_after"] == expected
+        assert idle_house.starts(web) == starts
+        await idle_house.clock.run(expected)
+    assert web.failures == 4
+    with pytest.raises(WakeTimeout):
+        await web.wake(reason="a request")
+    del idle_house.prober.failing[web.id]
+    await web.wake(reason="a person", by_request=False)
+    assert web.state == "ready"
+    assert web.error is None
+
+
+async def test_back_off_ends_at_five_minutes(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.failing[web.id] = NotReady("TCP port 8000", "refused", reason="timeout")
+    for _ in range(12):
+        with pytest.raises(WakeTimeout):
+            await web.wake(reason="a person", by_request=False)
+    assert web.retry_in == pytest.approx(300)
+
+
+async def test_a_flow_that_crashes_right_after_each_start_is_held_back_more_and_more(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    for expected in (1, 2, 4):
+        await web.wake(reason="a request")
+        idle_house.runtime.die(web.id, 1)
+        await idle_house.comes(web, "error")
+        assert web.retry_in == pytest.approx(expected)
+        await idle_house.clock.run(expected)
+    await web.wake(reason="a request")
+    await idle_house.clock.run(59)
+    lease = web.use("http", "client")
+    await idle_house.clock.run(10)
+    idle_house.runtime.die(web.id, 1)
+    await idle_house.comes(web, "error")
+    assert web.retry_in == pytest.approx(1)  # it had been well for a minute
+    lease.release()
+
+
+async def test_a_person_s_wake_is_no_start_of_what_runs(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    await web.wake(reason="a person", by_request=False)
+    assert idle_house.starts(web) == 1
+
+
+async def test_what_a_client_stopped_traffic_does_not_wake_but_a_person_does(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    await idle_house.stop(web)
+    assert (web.state, web.desired) == ("napping", "stopped")
+    with pytest.raises(Conflict) as refused:
+        await web.wake(reason="a request")
+    assert refused.value.details["desired"] == "stopped"
+    status = await idle_house.registry.wake_container(LOCAL, requests.WakeContainer(container_id="web"))
+    assert (status.flow_state, status.desired, web.desired) == ("ready", "running", "running")
+
+
+async def test_a_person_who_joins_a_wake_of_traffic_lifts_the_stop(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    idle_house.faults.delay("stop", 2.0)
+    stopping = asyncio.create_task(idle_house.stop(web))
+    await idle_house.comes(web, "stopping")
+    traffic = asyncio.create_task(web.wake(reason="a request"))
+    person = asyncio.create_task(web.wake(reason="a person", by_request=False))
+    await idle_house.settled()
+    await idle_house.clock.run(2)
+    await stopping
+    await person
+    await traffic
+    assert (web.state, web.desired) == ("ready", "running")
+
+
+async def test_traffic_alone_gets_told_that_a_client_stopped_it(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    idle_house.faults.delay("stop", 2.0)
+    stopping = asyncio.create_task(idle_house.stop(web))
+    await idle_house.comes(web, "stopping")
+    traffic = asyncio.create_task(web.wake(reason="a request"))
+    await idle_house.settled()
+    await idle_house.clock.run(2)
+    await stopping
+    with pytest.raises(Conflict) as refused:
+        await traffic
+    assert refused.value.details["desired"] == "stopped"
+    assert web.state == "napping"
+
+
+async def test_a_request_during_a_stop_waits_for_its_end_and_then_wakes(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    idle_house.faults.delay("stop", 2.0)
+    await idle_house.clock.run(60)
+    await idle_house.comes(web, "stopping")
+    assert not web.ready_now()
+    request = asyncio.create_task(web.wake(reason="a request"))
+    await idle_house.settled()
+    assert web.state == "stopping"
+    assert idle_house.starts(web) == 1
+    await idle_house.clock.run(2)
+    await request
+    assert web.ready_now()
+    assert idle_house.starts(web) == 2
+
+
+async def test_a_client_s_stop_ends_the_wake_under_way_and_its_waiters_hear_it(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    await idle_house.stop(web)
+    with pytest.raises(Conflict) as refused:
+        await caller
+    assert refused.value.details["desired"] == "stopped"
+    assert (web.state, web.failures) == ("napping", 0)
+
+
+async def test_a_restart_brings_the_flow_back_to_those_who_wait(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    await idle_house.clock.run(1)
+    await idle_house.manager.restart_container(LOCAL, requests.RestartContainer(container_id="web"))
+    idle_house.prober.held.set()
+    await caller
+    assert web.state == "ready"
+
+
+async def test_a_restart_of_a_ready_flow_goes_through_stopping_and_starting_to_ready(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    await idle_house.clock.run(1)
+    await idle_house.manager.restart_container(LOCAL, requests.RestartContainer(container_id="web"))
+    await idle_house.comes(web, "ready")
+    states = [status.flow_state for status in idle_house.statuses if status.id == web.id]
+    assert states[-4:] == ["stopping", "napping", "starting", "ready"]
+    assert web.desired == "running"
+
+
+async def test_a_flow_without_a_policy_is_not_woken_by_traffic_but_by_a_person(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(idle=None)
+    with pytest.raises((NotAllowed, Conflict)):
+        await web.wake(reason="a request")
+    await web.wake(reason="a person", by_request=False)
+    assert web.state == "ready"
+    await idle_house.clock.run(100_000)
+    assert web.state == "ready"
+    assert web.explain().sleeps_in is None
+
+
+async def test_a_flow_that_others_start_runs_its_readiness(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    await idle_house.start(web)
+    assert web.state == "starting"
+    idle_house.prober.held.set()
+    await idle_house.comes(web, "ready")
+    assert web.upstream == UPSTREAM.pair
+    await idle_house.stop(web)
+    await idle_house.runtime.start(web.id)
+    await idle_house.comes(web, "ready")
+    await web.until(lambda: web.desired == "running")
+
+
+async def test_a_start_of_a_client_that_fails_is_an_error(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.faults.fail("start", StartFailed("no such device"))
+    with pytest.raises(StartFailed):
+        await idle_house.start(web)
+    assert (web.state, web.error) == ("error", "no such device")
+
+
+async def test_a_runtime_that_is_away_fails_the_wake_and_comes_back(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.faults.go_away()
+    with pytest.raises(RuntimeUnavailable):
+        await web.wake(reason="a request")
+    assert web.state == "error"
+    idle_house.faults.come_back()
+    await idle_house.clock.run(1)
+    await web.wake(reason="a request")
+
+
+async def test_how_long_a_start_takes_is_learned(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    assert web.retry_after() == 5
+    idle_house.faults.delay("start", 10.0)
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await idle_house.comes(web, "starting")
+    await idle_house.settled()
+    await idle_house.clock.run(10)
+    await caller
+    assert web.expected_start == pytest.approx(10)
+    await idle_house.clock.run(60)
+    await idle_house.comes(web, "napping")
+    assert web.retry_after() == 10
+    await web.wake(reason="a request")
+    assert web.expected_start == pytest.approx(7)
+
+
+async def test_a_deleted_flow_fails_its_waiters(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    await idle_house.manager.delete_container(LOCAL, requests.DeleteContainer(container_id="web", force=True))
+    with pytest.raises(ContainerNotFound):
+        await caller
+    assert idle_house.registry.watcher(web.id) is None
+    with pytest.raises(ContainerNotFound):
+        await web.wake(reason="a request")
+
+
+async def test_a_container_that_somebody_removed_fails_its_waiters(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    idle_house.runtime.vanish(web.id)
+    with pytest.raises((ContainerNotFound, StartFailed)):
+        await caller
+    await idle_house.settled()
+    assert web.state == "error"
+
+
+async def test_the_end_of_the_manager_is_told_to_whoever_waits(idle_builder: IdleBuilder) -> None:
+    async with idle_builder.open() as house:
+        web = await house.create()
+        house.prober.held.clear()
+        caller = asyncio.create_task(web.wake(reason="a request"))
+        await web.until(lambda: web.waiting_for == "TCP port 8000")
+    with pytest.raises(ShuttingDown):
+        await caller
