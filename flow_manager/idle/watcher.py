@@ -85,6 +85,7 @@ class Watcher:
         "wanted_back",
         "wheel_at",
         "wheel_tick",
+        "wished",
     )
 
     def __init__(self, keeper: Keeper, entry: FlowEntry) -> None:
@@ -127,6 +128,8 @@ class Watcher:
         self.found = False
         self.ended = False
         self.gone = False
+        # What somebody wants who did it outside the manager, until the store knows it.
+        self.wished: DesiredState | None = None
         # When it last ended by itself; until when its end counts as the engine's doing (see `outage`).
         self.ended_at = -NEVER
         self.wanted_back = 0.0
@@ -159,7 +162,9 @@ class Watcher:
     @property
     def desired(self) -> DesiredState:
         """Nobody stopped what never ran."""
-        return "running" if self._state_there == "created" and self.policy is not None else self.entry.record.desired
+        if self._state_there == "created" and self.policy is not None:
+            return "running"
+        return self.wished or self.entry.record.desired
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -494,11 +499,17 @@ class Watcher:
     def _wish(self, desired: DesiredState) -> None:
         """Somebody did it outside the manager: that is what is wanted from now on."""
         core, entry = self.keeper.core, self.entry
+        self.wished = desired
 
         async def record() -> None:
-            if core.table.get(entry.id) is entry and entry.operation is None:
-                await core.record(entry, desired=desired)
-                core.tell(entry)
+            try:
+                # An operation that has begun meanwhile knows better what is wanted.
+                if core.table.get(entry.id) is entry and entry.operation is None and self.wished == desired:
+                    await core.record(entry, desired=desired)
+            finally:
+                self.wished = None
+            core.tell(entry)
+            self.changed()
 
         self.keeper.spawn(record(), f"desired-{self.id}")
 

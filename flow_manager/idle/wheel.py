@@ -63,6 +63,7 @@ class Wheel:
         self._ticks: list[int] = []
         self._handle: Handle | None = None
         self._armed_tick = 0
+        self._expected = 0.0
         self._closed = False
 
     def __len__(self) -> int:
@@ -128,13 +129,16 @@ class Wheel:
             self._handle = None
         if first and not self._closed:
             self._armed_tick = first
-            delay = first * self._resolution - self._clock.monotonic()
-            self._handle = self._call_later(max(0.0, delay), self._turn)
+            now = self._clock.monotonic()
+            delay = max(0.0, first * self._resolution - now)
+            # A deadline may be set in the past (a policy that was shortened): that is no gap.
+            self._expected = now + delay
+            self._handle = self._call_later(delay, self._turn)
 
     def _turn(self) -> None:
         self._handle = None
         now = self._clock.monotonic()
-        if now - self._armed_tick * self._resolution > GAP:
+        if now - self._expected > GAP:
             self._on_gap(now)
         due: list[Any] = []
         while self._ticks and self._ticks[0] * self._resolution <= now:
