@@ -16,13 +16,15 @@ RUN python3 -m venv /build \
 
 FROM ${BASE}
 COPY --from=build /opt/flow-manager /opt/flow-manager
+# What listens in a container is reached only through the ports that are published: see docker-compose.yml for loopback.
 ENV PATH=/opt/flow-manager/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FLOW_MANAGER_HOST=0.0.0.0 \
+    FLOW_MANAGER_PROXY_HOST=0.0.0.0 \
     FLOW_MANAGER_STATE_DIR=/state \
     FLOW_MANAGER_SOCKETS_DIR=/sockets
 VOLUME ["/state", "/sockets"]
-EXPOSE 8080
+EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
   CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]

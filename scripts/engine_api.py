@@ -53,7 +53,10 @@ def request(
     headers = {"Content-Type": "application/x-tar" if stream is not None else "application/json"}
     payload: Any = stream if stream is not None else (json.dumps(body).encode() if body is not None else None)
     try:
-        connection.request(method, target, body=payload, headers=headers, encode_chunked=stream is not None)
+        try:
+            connection.request(method, target, body=payload, headers=headers, encode_chunked=stream is not None)
+        except BrokenPipeError:
+            pass  # it said no before it had read all; what it said is there to be read
         answer = connection.getresponse()
         raw = answer.read()
     except (OSError, http.client.HTTPException) as exc:

@@ -79,54 +79,61 @@ def _present(host: str, name: str) -> bool:
     return True
 
 
+def fill_python_root(tar: tarfile.TarFile) -> set[Path]:
+    """What the image `PYTHON` holds; gives the libraries among it, which must not come twice."""
+    _base(tar)
+    return _python_root(tar)
+
+
 def _base(tar: tarfile.TarFile) -> None:
     for folder, mode in (("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777), ("run", 0o755)):
         _add_folder(tar, folder, mode)
-    _add_bytes(tar, "etc/passwd", PASSWD.encode())
-    _add_bytes(tar, "etc/group", GROUP.encode())
+    add_bytes(tar, "etc/passwd", PASSWD.encode())
+    add_bytes(tar, "etc/group", GROUP.encode())
 
 
 def _busybox_root(tar: tarfile.TarFile) -> None:
     binary = shutil.which("busybox")
     if binary is None or _libraries(Path(binary)):
-        _install("busybox-static")
+        install("busybox-static")
         binary = shutil.which("busybox")
     if binary is None or _libraries(Path(binary)):
         raise ImageNotMade("the test images need a static busybox: apt-get install busybox-static")
-    tar.add(Path(binary).resolve(), "bin/busybox", filter=_as_root)
+    tar.add(Path(binary).resolve(), "bin/busybox", filter=as_root)
     listed = subprocess.run([binary, "--list"], capture_output=True, text=True, check=True).stdout.split()
     for applet in listed:
         if applet != "busybox":
-            _add_link(tar, f"bin/{applet}", "busybox")
+            add_link(tar, f"bin/{applet}", "busybox")
 
 
-def _python_root(tar: tarfile.TarFile) -> None:
+def _python_root(tar: tarfile.TarFile) -> set[Path]:
     _busybox_root(tar)
-    interpreter, library = _python()
+    interpreter, library = python()
     added: set[Path] = set()
     tools = [interpreter]
     if shutil.which("socat") is None:
-        _install("socat")
+        install("socat")
     if (socat := shutil.which("socat")) is not None:
         tools.append(Path(socat))
     for tool in tools:
-        tar.add(tool.resolve(), f"usr/bin/{tool.name}", filter=_as_root)
-        _add_libraries(tar, tool, added)
+        tar.add(tool.resolve(), f"usr/bin/{tool.name}", filter=as_root)
+        add_libraries(tar, tool, added)
     # Python finds its standard library from where its executable lies: an interpreter of another prefix keeps its place.
     home = library.parent.parent
     if home != Path("/usr"):
-        tar.add(interpreter, str(interpreter).lstrip("/"), filter=_as_root)
-        _add_link(tar, "usr/local/bin/python3", str(interpreter))
+        tar.add(interpreter, str(interpreter).lstrip("/"), filter=as_root)
+        add_link(tar, "usr/local/bin/python3", str(interpreter))
         tar.add(library, str(library).lstrip("/"), filter=_lean)
     else:
         if interpreter.name != "python3":
-            _add_link(tar, "usr/bin/python3", interpreter.name)
+            add_link(tar, "usr/bin/python3", interpreter.name)
         tar.add(library, str(library).lstrip("/"), filter=_lean)
     for extension in library.glob("lib-dynload/*.so"):
-        _add_libraries(tar, extension, added)
+        add_libraries(tar, extension, added)
+    return added
 
 
-def _python() -> tuple[Path, Path]:
+def python() -> tuple[Path, Path]:
     """A real interpreter (no virtual environment, no shim) and its standard library's folder."""
     asked = "import os, sys, sysconfig; print(os.path.realpath(sys.executable)); print(sysconfig.get_path('stdlib'))"
     for candidate in ("/usr/bin/python3", getattr(sys, "_base_executable", sys.executable)):
@@ -139,11 +146,11 @@ def _python() -> tuple[Path, Path]:
     raise ImageNotMade("no Python with its whole standard library was found to make the test image from")
 
 
-def _add_libraries(tar: tarfile.TarFile, binary: Path, added: set[Path]) -> None:
+def add_libraries(tar: tarfile.TarFile, binary: Path, added: set[Path]) -> None:
     for library in _libraries(binary):
         if library not in added:
             added.add(library)
-            tar.add(library.resolve(), str(library).lstrip("/"), filter=_as_root)
+            tar.add(library.resolve(), str(library).lstrip("/"), filter=as_root)
 
 
 def _libraries(binary: Path) -> list[Path]:
@@ -152,7 +159,8 @@ def _libraries(binary: Path) -> list[Path]:
     return [Path(found) for found in re.findall(r"(?:=>\s*|^\s*)(/\S+) \(0x", done.stdout, re.MULTILINE)]
 
 
-def _install(package: str) -> None:
+def install(package: str) -> None:
+    """With apt-get, as root; elsewhere nothing happens, and whoever needs it says that it is missing."""
     if os.geteuid() == 0 and shutil.which("apt-get"):
         command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", package]
         subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
@@ -162,10 +170,10 @@ def _lean(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     parts = Path(info.name).parts
     if LEFT_OUT.intersection(parts) or any(part.startswith("config-") for part in parts) or info.name.endswith(".a"):
         return None
-    return _as_root(info)
+    return as_root(info)
 
 
-def _as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
+def as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
     info.uid = info.gid = 0
     info.uname = info.gname = "root"
     # A checkout's umask must not decide whether a user other than root can run it.
@@ -179,15 +187,15 @@ def _add_folder(tar: tarfile.TarFile, name: str, mode: int) -> None:
     tar.addfile(info)
 
 
-def _add_link(tar: tarfile.TarFile, name: str, target: str) -> None:
+def add_link(tar: tarfile.TarFile, name: str, target: str) -> None:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode = tarfile.SYMTYPE, target, 0o777
     tar.addfile(info)
 
 
-def _add_bytes(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_bytes(tar: tarfile.TarFile, name: str, data: bytes, *, mode: int = 0o644) -> None:
     info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), 0o644
+    info.size, info.mode = len(data), mode
     tar.addfile(info, io.BytesIO(data))
 
 

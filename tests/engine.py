@@ -8,6 +8,8 @@ missing engine is a failure; elsewhere its tests are skipped, loudly.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 import uuid
 import warnings
@@ -22,10 +24,12 @@ if str(SCRIPTS) not in sys.path:
 import engine as engine_script  # noqa: E402  (by path: scripts are no package)
 import engine_api  # noqa: E402
 import images  # noqa: E402
+import service_image  # noqa: E402
 
 REQUIRED = "FLOW_MANAGER_REQUIRE_ENGINE"
 BUSYBOX_IMAGE = images.BUSYBOX
 PYTHON_IMAGE = images.PYTHON
+SERVICE_IMAGE = service_image.NAME
 
 
 class NoEngine(UserWarning):
@@ -66,6 +70,19 @@ def docker_engine() -> Iterator[str]:
     finally:
         if own is not None:
             own.stop()
+
+
+@pytest.fixture(scope="session")
+def docker_compose() -> list[str]:
+    """The command that runs compose: Debian's `docker-compose` (installed where that can be done), else the CLI's plugin."""
+    if shutil.which("docker-compose") is None:
+        plugin = shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True)
+        if plugin and plugin.returncode == 0:
+            return ["docker", "compose"]
+        images.install("docker-compose")
+    if shutil.which("docker-compose") is None:
+        _missing("docker-compose is not installed")
+    return ["docker-compose"]
 
 
 @pytest.fixture
