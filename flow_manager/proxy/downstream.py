@@ -422,7 +422,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         head, policy = self.head, watcher.policy
         assert head is not None
         if (policy is not None and policy.probes) or b"icon" in head.target:
-            asked = Asked(head.method.decode("ascii"), head.target.decode("latin-1"), head.headers, self.claimed_peer())
+            asked = Asked(head.method.decode("ascii"), head.target.decode("latin-1"), head.pairs(), self.claimed_peer())
             if not counts_as_use(asked, policy):
                 return None
         return watcher.use("http", self.peer)

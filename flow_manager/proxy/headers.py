@@ -102,7 +102,7 @@ def request_bytes(head: RequestHead, forwarded: bytes) -> bytes:
     """The head that the upstream gets. `forwarded` comes last, so that nothing named by the client can take it away."""
     parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, head.target, head.authority)]
     if head.kept:
-        parts.append(b"\r\n".join(map(b": ".join, head.kept)))
+        parts.append(b"\r\n".join(head.kept))
         parts.append(b"\r\n")
     if head.chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
@@ -119,7 +119,7 @@ def response_bytes(head: ResponseHead, *, framing: bytes, connection: bytes, col
     """The head that the client gets. `framing` and `connection` are whole lines, or nothing."""
     parts = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
     if head.kept:
-        parts.append(b"\r\n".join(map(b": ".join, head.kept)))
+        parts.append(b"\r\n".join(head.kept))
         parts.append(b"\r\n")
     if cold_start:
         parts.append(b"X-Flow-Cold-Start: true\r\n")

@@ -47,7 +47,7 @@ class Holding:
         self.request = HeldRequest(
             method=head.method,
             target=head.target,
-            headers=head.headers,
+            headers=head.pairs(),
             host=host_name(head.authority),
             peer=client.claimed_peer(),
             head=head,

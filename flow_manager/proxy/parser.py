@@ -1,8 +1,8 @@
 """One message's head, from bytes to facts, or a refusal: pure, and stricter than any server behind us.
 
-llhttp (httptools) reads the lines; what it lets pass and some other server might read differently is refused here: anything
-but CRLF, controls, a second Host, lengths that disagree, codings other than chunked. What goes on is written anew from
-these facts (`headers`), so two parsers never have to agree on a client's bytes. RFC 9112 sections 2, 3, 5, 6.
+llhttp (httptools) judges the lines; what it lets pass and some other server might read differently is refused here: anything
+but CRLF, controls, a second Host, lengths that disagree, codings other than chunked. After both, where a line and its name
+end is beyond doubt, and what goes on is written anew (`headers`). RFC 9112 sections 2, 3, 5, 6.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import httptools
 
 Pairs = list[tuple[bytes, bytes]]
+# Whole field lines without their CRLF.
+Lines = list[bytes]
 
 # A head's bytes, its fields, and the request line alone: above what browsers with many cookies send, below what hurts.
 MAX_HEAD = 64 * 1024
@@ -65,9 +67,15 @@ class BadResponse(Exception):
     """What a flow sent is not HTTP; the client gets 502."""
 
 
+# What is to be done with a field of that spelling: a dictionary is the fastest way to know, and names repeat. Bounded,
+# because clients choose them.
+_MAX_SPELLINGS = 4096
+_KEEP = b""
+
+
 @dataclass(eq=False, slots=True)
 class RequestHead:
-    """`headers` is everything as it came; `kept` what may go on. `length` is None without Content-Length.
+    """`lines` is everything as it came; `kept` what may go on. `length` is None without Content-Length.
 
     `authority` is the Host as it came (not judged here); `claims` what it says of earlier hops, for those who are trusted.
     `upgrade` is the protocol asked for, as written, where it may be tunnelled.
@@ -76,8 +84,8 @@ class RequestHead:
     method: bytes
     target: bytes
     minor: int
-    headers: Pairs
-    kept: Pairs
+    lines: Lines
+    kept: Lines
     authority: bytes
     length: int | None
     chunked: bool
@@ -90,6 +98,10 @@ class RequestHead:
     def has_body(self) -> bool:
         return self.chunked or bool(self.length)
 
+    def pairs(self) -> Pairs:
+        """Names and values of all fields, in order."""
+        return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in self.lines)]
+
 
 @dataclass(eq=False, slots=True)
 class ResponseHead:
@@ -98,27 +110,44 @@ class ResponseHead:
     status: int
     reason: bytes
     minor: int
-    kept: Pairs
+    kept: Lines
     length: int | None
     chunked: bool
     keep_alive: bool
     upgrade: bytes | None
 
 
-class _Lines:
-    """What httptools calls back: the field lines alone."""
+class _Kinds(dict[bytes, bytes]):
+    """For each spelling of a field's name: `_KEEP`, or the lower-case name of a field that is handled by itself."""
 
-    __slots__ = ("pairs",)
+    def __init__(self, special: frozenset[bytes], *, of_request: bool) -> None:
+        super().__init__()
+        self._special = special
+        self._of_request = of_request
 
-    def __init__(self) -> None:
-        self.pairs: Pairs = []
+    def __missing__(self, spelt: bytes) -> bytes:
+        kind = self._judge(spelt.lower())
+        if len(self) < _MAX_SPELLINGS:
+            self[spelt] = kind
+        return kind
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.pairs.append((name, value.rstrip(b" \t")))
+    def _judge(self, name: bytes) -> bytes:
+        if name in self._special:
+            return name
+        if self._of_request:
+            # Behind CGI or WSGI `X_Forwarded_For` and `X-Forwarded-For` are one name.
+            alias = name.replace(b"_", b"-")
+            if alias.startswith(_FORWARDED_PREFIX) or alias in self._special:
+                return name
+        return _KEEP
+
+
+_OF_REQUESTS = _Kinds(_REQUEST_SPECIAL, of_request=True)
+_OF_RESPONSES = _Kinds(_RESPONSE_SPECIAL, of_request=False)
 
 
 def _odd_bytes(raw: bytes) -> str | None:
-    """Lines end with CRLF and nothing else, and hold no control character; no line continues the one before."""
+    """What is wrong: lines end with CRLF and nothing else, hold no control character, and none continues the one before."""
     odd = raw.translate(None, _PLAIN)
     if len(odd) != 2 * raw.count(b"\r\n"):
         return "a head has lines that end with CRLF, and no control characters"
@@ -128,7 +157,7 @@ def _odd_bytes(raw: bytes) -> str | None:
 
 
 def parse_request(raw: bytes) -> RequestHead:
-    """`raw` ends with the empty line. :raises Refused:"""
+    """`raw` ends with the first empty line in it. :raises Refused:"""
     if len(raw) > MAX_HEAD:
         raise too_large()
     line_end = raw.find(b"\r\n")
@@ -143,35 +172,34 @@ def parse_request(raw: bytes) -> RequestHead:
     odd = _odd_bytes(raw)
     if odd is not None:
         raise Refused(400, "bad_head", odd)
-    lines = _Lines()
-    parser = httptools.HttpRequestParser(lines)
     try:
-        parser.feed_data(raw)
+        httptools.HttpRequestParser(None).feed_data(raw)
     except httptools.HttpParserUpgrade:
         pass  # whether it is one is decided below
     except httptools.HttpParserInvalidMethodError:
         raise Refused(501, "unknown_method", "that method is not known here") from None
     except httptools.HttpParserError as error:
         raise Refused(400, "bad_head", f"the head is not HTTP/1.1: {error}") from None
-    return _request(method, target, 1 if minor_digit == b"1" else 0, lines.pairs)
+    return _request(method, target, 1 if minor_digit == b"1" else 0, raw[:-4].split(b"\r\n")[1:])
 
 
-def _request(method: bytes, target: bytes, minor: int, pairs: Pairs) -> RequestHead:
-    if len(pairs) > MAX_FIELDS:
+def _request(method: bytes, target: bytes, minor: int, lines: Lines) -> RequestHead:
+    if len(lines) > MAX_FIELDS:
         raise too_large()
-    kept: Pairs = []
+    kept: Lines = []
     claims: Pairs = []
     host: bytes | None = None
     length: int | None = None
     coding: bytes | None = None
     connection = upgrade = b""
     expects = False
-    for pair in pairs:
-        name = pair[0].lower()
-        if name not in _REQUEST_SPECIAL and b"_" not in name and not name.startswith(_FORWARDED_PREFIX):
-            kept.append(pair)
+    for line in lines:
+        spelt, _, value = line.partition(b":")
+        name = _OF_REQUESTS[spelt]
+        if name is _KEEP:
+            kept.append(line)
             continue
-        value = pair[1]
+        value = value.strip(b" \t")
         if name == b"host":
             if host is not None:
                 raise Refused(400, "bad_host", "exactly one Host header is needed")
@@ -194,11 +222,6 @@ def _request(method: bytes, target: bytes, minor: int, pairs: Pairs) -> RequestH
             expects = True
         elif name == b"forwarded" or name == b"x-real-ip" or name.startswith(_FORWARDED_PREFIX):
             claims.append((name, value))
-        elif b"_" in name and name not in _REQUEST_SPECIAL:
-            # Behind CGI or WSGI `X_Forwarded_For` and `X-Forwarded-For` are one name.
-            alias = name.replace(b"_", b"-")
-            if alias not in _REQUEST_SPECIAL and not alias.startswith(_FORWARDED_PREFIX):
-                kept.append(pair)
     if length is not None and length < 0:
         raise Refused(400, "bad_length", "Content-Length is not a number")
     if coding is not None:
@@ -228,7 +251,7 @@ def _request(method: bytes, target: bytes, minor: int, pairs: Pairs) -> RequestH
         method,
         target,
         minor,
-        pairs,
+        lines,
         kept,
         host,
         length,
@@ -242,49 +265,52 @@ def _request(method: bytes, target: bytes, minor: int, pairs: Pairs) -> RequestH
 
 
 def parse_response(raw: bytes) -> ResponseHead:
-    """`raw` ends with the empty line. :raises BadResponse:"""
-    match = _STATUS_LINE.match(raw[: raw.find(b"\r\n")])
+    """`raw` ends with the first empty line in it. :raises BadResponse:"""
+    lines = raw[:-4].split(b"\r\n")
+    match = _STATUS_LINE.match(lines[0])
     if match is None:
         raise BadResponse("its status line is not HTTP/1.1")
-    minor_digit, status, reason = match.groups()
-    odd = _odd_bytes(raw)
-    if odd is not None:
-        raise BadResponse(odd)
-    lines = _Lines()
-    parser = httptools.HttpResponseParser(lines)
+    # llhttp refuses controls and lines that go on; that no line ends otherwise is what the splitting here depends on.
+    if raw.count(b"\n") != len(lines) + 1 or raw.count(b"\r") != len(lines) + 1:
+        raise BadResponse("its head has lines that don't end with CRLF")
     try:
-        parser.feed_data(raw)
+        httptools.HttpResponseParser(None).feed_data(raw)
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError as error:
         raise BadResponse(f"its head is not HTTP/1.1: {error}") from None
-    return _response(int(status), reason or b"", 1 if minor_digit == b"1" else 0, lines.pairs)
+    minor_digit, status, reason = match.groups()
+    return _response(int(status), reason or b"", 1 if minor_digit == b"1" else 0, lines)
 
 
-def _response(status: int, reason: bytes, minor: int, pairs: Pairs) -> ResponseHead:
-    kept: Pairs = []
+def _response(status: int, reason: bytes, minor: int, lines: Lines) -> ResponseHead:
+    """`lines` begins with the status line."""
+    kept: Lines = []
     length: int | None = None
     coding: bytes | None = None
     connection = b""
     upgrade: bytes | None = None
-    for pair in pairs:
-        name = pair[0].lower()
-        if name not in _RESPONSE_SPECIAL:
-            kept.append(pair)
-        elif name == b"content-length":
+    for line in lines[1:]:
+        spelt, _, value = line.partition(b":")
+        name = _OF_RESPONSES[spelt]
+        if name is _KEEP:
+            kept.append(line)
+            continue
+        value = value.strip(b" \t")
+        if name == b"content-length":
             if length is not None:
                 raise BadResponse("it has more than one Content-Length")
-            length = _length(pair[1])
+            length = _length(value)
             if length < 0:
                 raise BadResponse("its Content-Length is not a number")
         elif name == b"transfer-encoding":
-            if coding is not None or pair[1].lower() != b"chunked" or minor == 0:
+            if coding is not None or value.lower() != b"chunked" or minor == 0:
                 raise BadResponse("its Transfer-Encoding is not chunked")
-            coding = pair[1]
+            coding = value
         elif name == b"connection":
-            connection = pair[1] if not connection else connection + b"," + pair[1]
+            connection = value if not connection else connection + b"," + value
         elif name == b"upgrade":
-            upgrade = pair[1].lower()
+            upgrade = value.lower()
     if coding is not None and length is not None:
         raise BadResponse("it has both Content-Length and Transfer-Encoding")
     # A connection of HTTP/1.0 is not used again, whatever it says: too many mean it differently.
@@ -318,11 +344,11 @@ def _tokens(value: bytes) -> list[bytes]:
 _ORDINARY = frozenset((b"keep-alive", b"close", b"upgrade", b""))
 
 
-def _without(kept: Pairs, names: list[bytes]) -> Pairs:
+def _without(kept: Lines, names: list[bytes]) -> Lines:
     """What Connection names is for this hop alone."""
     if _ORDINARY.issuperset(names):
         return kept
-    return [pair for pair in kept if pair[0].lower() not in names]
+    return [line for line in kept if line.partition(b":")[0].lower() not in names]
 
 
 def _tunnel(upgrade: bytes) -> bytes | None:

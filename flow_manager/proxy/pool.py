@@ -48,7 +48,7 @@ class Pool:
     def give(self, connection: UpstreamConnection) -> None:
         """Keep it for the next request, or end it."""
         connection.release()
-        if not connection.alive or self._count >= MAX_IDLE or not _is_current(connection, connection.watcher):
+        if not connection.alive or self._count >= MAX_IDLE:
             connection.close()
             return
         stack = self._idle.get(connection.watcher.id)
