@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flow_manager.cli.doctor.finding import Finding, ok, problem, warning
+from flow_manager.cli.doctor.labels import labels
 from flow_manager.cli.engine import OLDEST_API, Engine, EngineSaid, api_version, candidates
 
 ABOUT = "Docker"
@@ -38,7 +39,7 @@ def _engine(engine: Engine, environ: Mapping[str, str], needed: bool) -> list[Fi
         return [absent(ABOUT, f"{engine.address} gives no proper answer: {exc}", "is DOCKER_HOST right?")]
     if not isinstance(version, dict) or not isinstance(info, dict):
         return [absent(ABOUT, f"what answers at {engine.address} is no Docker engine", "is DOCKER_HOST right?")]
-    return judged(engine, version, info)
+    return [*judged(engine, version, info), *labels(engine)]
 
 
 def judged(engine: Engine, version: Mapping[str, Any], info: Mapping[str, Any]) -> list[Finding]:

@@ -50,7 +50,7 @@ def engine(short: Path) -> Iterator[Callable[[dict[str, Any]], str]]:
     def start(answers: dict[str, Any]) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, body = answers.get(self.path, (404, {"message": "page not found"}))
+                status, body = answers.get(self.path.partition("?")[0], (404, {"message": "page not found"}))
                 raw = json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
@@ -78,8 +78,9 @@ def engine(short: Path) -> Iterator[Callable[[dict[str, Any]], str]]:
 
 
 def test_a_good_engine_is_ok(engine) -> None:
-    address = engine({"/version": (200, VERSION), "/info": (200, INFO)})
-    assert levels(docker({"DOCKER_HOST": address}, configured=None, needed=True)) == ["ok"]
+    web = {"Names": ["/web"], "Labels": {"flow-manager.enable": "true"}}
+    address = engine({"/version": (200, VERSION), "/info": (200, INFO), "/containers/json": (200, [web])})
+    assert levels(docker({"DOCKER_HOST": address}, configured=None, needed=True)) == ["ok", "ok"]
 
 
 @pytest.mark.parametrize(
@@ -264,3 +265,34 @@ def test_a_running_service_is_asked_whether_it_is_ready(service) -> None:
     # The fake has no /readyz: whatever is not ready says so.
     assert levels(machine.service(service.url)) == ["problem"]
     assert levels(machine.service("http://127.0.0.1:1")) == ["ok"]
+
+
+def container(name: str, **labels: str) -> dict[str, Any]:
+    return {
+        "Names": [f"/{name}"],
+        "Labels": {f"flow-manager.{key.replace('_', '-')}": value for key, value in labels.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("listed", "levels", "text"),
+    [
+        ([], [], ""),
+        ([container("web", enable="true", idle_timeout="5m")], ["ok"], "1 container(s)"),
+        (
+            [container("web", enable="true", idle_timout="5m")],
+            ["warning"],
+            "web: flow-manager.idle-timout=5m: there is no such",
+        ),
+        ([container("web", enable="yes")], ["warning"], "neither true nor false"),
+        ([container("web", enable="false", nonsense="x")], [], ""),
+        ([container("own", enable="true", id="abcdefghijkl", idle="{}")], [], ""),
+        ([{"Names": None, "Labels": None}], ["warning"], "?"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_told(listed: list[Any], levels: list[str], text: str) -> None:
+    from flow_manager.cli.doctor.labels import judged as judged_labels
+
+    found = judged_labels(listed)
+    assert [finding.level for finding in found] == levels
+    assert all(text in finding.text for finding in found)
