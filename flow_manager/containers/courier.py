@@ -98,7 +98,9 @@ class Courier:
         self._use = use
         self._too_old = too_old
         self._ended = ended
+        # Something new to do; any change of the flow's status.
         self._changed = asyncio.Event()
+        self._news = asyncio.Event()
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
         self._talks: dict[Letter, asyncio.Task[Delivery]] = {}
@@ -123,6 +125,12 @@ class Courier:
         if self._task is None and self.queue and not self._over:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=f"courier-{self._entry.id}")
             self._task.add_done_callback(self._done)
+
+    def look(self) -> None:
+        """The flow's status changed: it may have connected, or have ended meanwhile."""
+        self._news.set()
+        if reachable(self._core, self._entry):
+            self.go()
 
     def give_up(self, letter: Letter) -> None:
         """Nobody waits for its answer any more."""
@@ -206,6 +214,9 @@ class Courier:
         if not self.queue:
             return
         asked, self.asked = self.asked, False
+        if self._entry.config.idle is None and self._entry.record.desired == "running":
+            # Traffic never wakes it; but it was asked for by name, and nobody has stopped it since.
+            asked = True
         try:
             await self._wake(not asked)
         except FlowManagerError as error:
@@ -216,10 +227,10 @@ class Courier:
         try:
             async with asyncio.timeout(CONNECT_WITHIN):
                 while not reachable(self._core, self._entry):
-                    self._changed.clear()
-                    if self._core.table.get(self._entry.id) is not self._entry:
-                        raise ContainerNotFound(self._entry.id, kind=self._entry.runtime.kind)
-                    await self._changed.wait()
+                    self._news.clear()
+                    if not _may_connect(self._entry):
+                        raise NotConnected("it ended before it connected to its channel")
+                    await self._news.wait()
         except TimeoutError:
             raise NotConnected(f"it woke, but did not connect to its channel within {CONNECT_WITHIN:g} s") from None
 
@@ -336,6 +347,11 @@ def with_details(error: E, **details: Any) -> E:
     copy.__dict__.update(error.__dict__)
     copy.details = {**error.details, **{key: value for key, value in details.items() if value is not None}}
     return copy
+
+
+def _may_connect(entry: FlowEntry) -> bool:
+    observation = entry.observation
+    return entry.operation is not None or observation is None or observation.state in ("running", "restarting")
 
 
 def _stopped_by_somebody(error: FlowManagerError) -> bool:

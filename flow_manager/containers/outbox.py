@@ -208,11 +208,8 @@ class Outbox:
 
     def _on_status(self, _tenant: str, status: ContainerStatus) -> None:
         courier = self._couriers.get(status.id)
-        if courier is None:
-            return
-        entry = self._core.table.get(status.id)
-        if entry is not None and reachable(self._core, entry):
-            courier.go()
+        if courier is not None:
+            courier.look()
 
     # --- age ----------------------------------------------------------------------------------------------------------
 

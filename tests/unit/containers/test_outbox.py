@@ -610,12 +610,25 @@ async def test_the_messages_survive_restarts_of_the_manager_also_one_amid_the_de
     assert seen == list(range(100))
 
 
-async def test_a_wanted_flow_is_woken_at_the_next_start_for_what_waits(opening: Any) -> None:
+@pytest.mark.parametrize(
+    ("idle", "by_request"),
+    [({"idle_timeout": 60}, True), (None, False)],  # without a policy nothing but its name wakes a flow
+)
+async def test_a_wanted_flow_is_woken_at_the_next_start_for_what_waits(
+    opening: Any, idle: dict[str, Any] | None, by_request: bool
+) -> None:
     async with opening() as post:
-        flow = await post.flow("echo", start=True)
+        flow = await post.flow("echo", start=True, idle=idle)
         await post.sleep(flow)
         post.watcher(flow).hold = asyncio.Event()
         await post.send(flow, {"n": 1})
     async with opening() as post:
         await post.empty(flow)
-        assert post.watcher(flow).wakes == [True]
+        assert post.watcher(flow).wakes == [by_request]
+
+
+async def test_a_flow_that_ends_before_it_connects_is_woken_again_at_once(post: Post, quick: None) -> None:
+    flow = await post.flow("die-soon", "3")
+    await post.send(flow)
+    await eventually(lambda: len(post.watcher(flow).wakes) >= 3)
+    assert post.outbox.waiting(flow) == 1
