@@ -5,7 +5,7 @@ A dependency is named by id or by name in the tenant of the one that needs it; i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,13 @@ class Node:
 Resolve = Callable[[Node, str], Node | None]
 
 
+def _targets(at: Node, resolve: Resolve) -> Iterator[Node]:
+    for dependency in at.needs:
+        found = resolve(at, dependency.container)
+        if found is not None:
+            yield found
+
+
 def needed(node: Node, resolve: Resolve) -> list[Node]:
     """Everything that `node` needs, itself left out, each once, in the order in which to wake it.
 
@@ -43,16 +50,18 @@ def needed(node: Node, resolve: Resolve) -> list[Node]:
     """
     order: list[Node] = []
     seen = {node.id}
-
-    def walk(at: Node) -> None:
-        for dependency in at.needs:
-            found = resolve(at, dependency.container)
-            if found is not None and found.id not in seen:
-                seen.add(found.id)
-                walk(found)
-                order.append(found)
-
-    walk(node)
+    # Not recursive: a chain of flows may be longer than the interpreter's stack is deep.
+    path = [(node, _targets(node, resolve))]
+    while path:
+        at, targets = path[-1]
+        found = next((target for target in targets if target.id not in seen), None)
+        if found is not None:
+            seen.add(found.id)
+            path.append((found, _targets(found, resolve)))
+        else:
+            path.pop()
+            if path:
+                order.append(at)
     return order
 
 
@@ -64,24 +73,23 @@ def budget(node: Node, resolve: Resolve) -> float:
 def find_cycle(node: Node, resolve: Resolve) -> list[Node] | None:
     """The path from `node` back to itself, or the one that it leads into: [a, b, a]. None when there is none."""
     done: set[str] = set()
-    path: list[Node] = []
-
-    def walk(at: Node) -> list[Node] | None:
-        for index, before in enumerate(path):
-            if before.id == at.id:
-                return [*path[index:], at]
-        if at.id in done:
-            return None
-        path.append(at)
-        for dependency in at.needs:
-            found = resolve(at, dependency.container)
-            if found is not None and (cycle := walk(found)) is not None:
-                return cycle
-        path.pop()
-        done.add(at.id)
-        return None
-
-    return walk(node)
+    path = [(node, _targets(node, resolve))]
+    on_path = {node.id}
+    while path:
+        at, targets = path[-1]
+        found = next((target for target in targets if target.id not in done), None)
+        if found is None:
+            path.pop()
+            on_path.discard(at.id)
+            done.add(at.id)
+        elif found.id in on_path:
+            nodes = [step for step, _ in path]
+            first = next(index for index, step in enumerate(nodes) if step.id == found.id)
+            return [*nodes[first:], found]
+        else:
+            path.append((found, _targets(found, resolve)))
+            on_path.add(found.id)
+    return None
 
 
 def in_words(cycle: Iterable[Node]) -> str:
