@@ -49,6 +49,7 @@ async def serving(kind: str, settings: dict[str, Any] | None = None) -> AsyncIte
         "state_dir": str(folder / "state"),
         "sockets_dir": str(folder / "s"),
         "log": {"level": "ERROR"},
+        "adopt": False,
         **(settings or {}),
     }
     child = await asyncio.create_subprocess_exec(

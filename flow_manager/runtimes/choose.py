@@ -46,6 +46,7 @@ def make_runtime(name: str, chosen: RuntimeSettings, settings: Settings, *, inst
         update={
             "sockets_host_dir": chosen.sockets_host_dir or settings.sockets_host_dir,
             "state_host_dir": chosen.state_host_dir or settings.state_host_dir,
+            "adopt": settings.adopt if chosen.adopt is None else chosen.adopt,
         }
     )
     if kind == "docker":

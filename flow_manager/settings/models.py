@@ -175,9 +175,9 @@ class RuntimeSettings(SettingsModel):
         default=None, description="docker: the engine's address; default DOCKER_HOST, else the usual socket."
     )
     network: bool = Field(default=True, description="docker: join every flow to the network flow-manager-<instance>.")
-    adopt: bool = Field(
-        default=True,
-        description="docker: manage containers that others made and labelled `flow-manager.enable=true`.",
+    adopt: bool | None = Field(
+        default=None,
+        description="docker: as the setting `adopt`, for this runtime alone; default: as that one.",
     )
     sockets_host_dir: Path | None = Field(default=None, description="docker: sockets_dir as the engine's host sees it.")
     state_host_dir: Path | None = Field(default=None, description="docker: state_dir as the engine's host sees it.")
@@ -204,6 +204,9 @@ class Settings(SettingsModel):
     )
     instance: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] | None = Field(
         default=None, description="This manager's identity; default: made once in the state folder."
+    )
+    adopt: bool = Field(
+        default=True, description="Manage containers that others made and labelled `flow-manager.enable=true`."
     )
     shutdown_timeout: Seconds = Field(default=8, description="Seconds that a shutdown may take.")
     auth: AuthSettings = AuthSettings()

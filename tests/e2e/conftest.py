@@ -99,6 +99,8 @@ class Platform:
     def settings(self, **changes: Any) -> Settings:
         values: dict[str, Any] = {
             "port": 0,
+            # What somebody else runs on this engine is none of a test's business.
+            "adopt": False,
             "runtime": self.kind,
             "state_dir": self.root / "state",
             "sockets_dir": self.root / "s",
@@ -168,7 +170,7 @@ def make_platform(request: pytest.FixtureRequest, kind: str, root: Path) -> Plat
         echo={"image": PYTHON_IMAGE, "command": ["python3", "/flow/echo.py"], "code_path": str(code)},
         sleeper={"image": BUSYBOX_IMAGE, "command": ["sleep", "600"]},
         missing_image={"image": "flow-manager-test/no-such-image:1"},
-        runtimes={"docker": RuntimeSettings(url=host, adopt=False)},
+        runtimes={"docker": RuntimeSettings(url=host)},
     )
 
 

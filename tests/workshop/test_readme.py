@@ -36,6 +36,7 @@ async def service() -> AsyncIterator[Service]:
     settings = Settings(
         port=0,
         runtime="process",
+        adopt=False,
         runtimes={"process": RuntimeSettings()},
         state_dir=folder / "state",
         sockets_dir=folder / "s",

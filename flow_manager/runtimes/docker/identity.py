@@ -1,7 +1,7 @@
 """Which container is whose: ours by its labels, adopted by `flow-manager.enable=true`, or nothing to us. Pure.
 
 Two managers on one engine: a container that says `flow-manager.instance` is that manager's alone; one that doesn't is
-adopted by every manager whose settings allow it (`runtimes.<name>.adopt`).
+adopted by every manager whose settings allow it (`adopt`).
 """
 
 from __future__ import annotations

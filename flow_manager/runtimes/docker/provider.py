@@ -58,7 +58,7 @@ class DockerProvider:
         self._timeout = limits.operation_timeout
         self._sockets_dir, self._state_dir = sockets_dir, state_dir
         self.client = EngineClient(engine_url(settings.url, os.environ))
-        self._containers = Containers(self.client, instance, runtime=name, adopts=settings.adopt)
+        self._containers = Containers(self.client, instance, runtime=name, adopts=bool(settings.adopt))
         self._networks = Networks(self._containers)
         self._ending = Ending(self._containers, timeout=self._timeout)
         self._creator = Creator(
