@@ -63,6 +63,7 @@ class House:
     registry: IdleRegistry
     routes: TcpRoutes
     stream: ActivityStream
+    activity: UserActivityLogger
 
     async def create(self, **config: Any) -> Watcher:
         idle = {"idle_timeout": IDLE, "stop_timeout": 2, "wake_timeout": 15, **config.pop("idle", {})}
@@ -72,6 +73,8 @@ class House:
         return self.registry.resolve(LOCAL, info.id)
 
     async def said(self, type: str) -> int:
+        """How many entries of a type there are by now. Entries are stored in order and in batches: the last one is waited for."""
+        await self.activity.log_user_activity("counted", "the test counts entries")
         return sum(item.entry.type == type for item in await self.stream.read(limit=1000))
 
     async def talk(self, text: bytes) -> bytes:
@@ -136,7 +139,7 @@ async def opened(root: Path, runtime: Runtime, port: int, *, instance: str = "i"
         routes = TcpRoutes(settings, registry, log)
         await routes.open()
         stack.push_async_callback(routes.close)
-        house = House(manager, registry, routes, stream)
+        house = House(manager, registry, routes, stream, core.activity)
         try:
             yield house
         finally:
