@@ -30,8 +30,11 @@ CLOSE_SECONDS = 3.0
 class Networks:
     """One network a tenant. Making and removing exclude each other, and a network that is about to be used is kept."""
 
-    def __init__(self, containers: Containers) -> None:
+    def __init__(self, containers: Containers, own_container: str | None = None) -> None:
+        """`own_container`: the one that this manager runs in, which joins them all to reach the flows."""
         self._containers = containers
+        self._own_container = own_container
+        self._joined = False
         self._lock = asyncio.Lock()
         self._there: set[str] = set()
         self._wanted: Counter[str] = Counter()
@@ -66,7 +69,39 @@ class Networks:
                 except DockerError as exc:
                     if exc.status != 409:
                         raise
+            await self._join(name)
             self._there.add(name)
+
+    async def join_once(self) -> None:
+        """After a start: join the networks that an earlier manager, in an earlier container, had made and joined.
+
+        :raises RuntimeUnavailable:
+        """
+        if self._joined or self._own_container is None:
+            return
+        for network in await self._own_networks():
+            await self._join(text(dig(network, "Id")))
+        self._joined = True
+
+    async def _join(self, network: str) -> None:
+        await self._change(network, "connect", {"Container": self._own_container})
+
+    async def _change(self, network: str, what: str, body: dict[str, Any]) -> None:
+        """Best effort: it is on it already, or this process runs on another engine than the one that it drives."""
+        if self._own_container is None:
+            return
+        try:
+            path = f"networks/{quote(network, safe='')}/{what}"
+            await self._containers.client.call("POST", path, body=body, timeout=CHANGE_SECONDS)
+        except RAW:
+            pass
+
+    async def _own_networks(self) -> list[Any]:
+        """The engine's entries of this instance's networks. :raises RuntimeUnavailable:"""
+        filters = json.dumps({"label": [f"{LABEL_INSTANCE}={self._containers.instance}"]})
+        with translated():
+            found = await self._containers.read("networks", params={"filters": filters})
+        return found if isinstance(found, list) else []
 
     async def check(self, spec: FlowSpec) -> None:
         """See that the further networks exist: engine 20.10 joins a container to one that does not, and then can't start it.
@@ -118,15 +153,14 @@ class Networks:
     async def sweep(self) -> None:
         """Remove this instance's networks without a container, stopped ones counted. :raises RuntimeUnavailable:"""
         async with self._lock:
-            filters = json.dumps({"label": [f"{LABEL_INSTANCE}={self._containers.instance}"]})
-            with translated():
-                networks = await self._containers.read("networks", params={"filters": filters})
+            networks = await self._own_networks()
             used = {name for entry in await self._containers.entries({}) for name in _networks_of(entry)}
-            for network in networks if isinstance(networks, list) else ():
+            for network in networks:
                 name = text(dig(network, "Name"))
                 if name in used or self._wanted[name] > 0:
                     continue
                 self._there.discard(name)
+                await self._change(name, "disconnect", {"Container": self._own_container, "Force": True})
                 try:
                     path = f"networks/{text(dig(network, 'Id'))}"
                     await self._containers.client.call("DELETE", path, timeout=CHANGE_SECONDS)

@@ -24,6 +24,7 @@ from flow_manager.runtimes.docker.events import Feed
 from flow_manager.runtimes.docker.logs import MAX_BYTES, lines_of
 from flow_manager.runtimes.docker.networks import Networks
 from flow_manager.runtimes.docker.observe import dig, text
+from flow_manager.runtimes.docker.ourselves import own_container
 from flow_manager.runtimes.docker.remove import Remover
 from flow_manager.runtimes.docker.retry import repeat
 from flow_manager.runtimes.docker.spec import container_body
@@ -59,7 +60,7 @@ class DockerProvider:
         self._sockets_dir, self._state_dir = sockets_dir, state_dir
         self.client = EngineClient(engine_url(settings.url, os.environ))
         self._containers = Containers(self.client, instance, runtime=name, adopts=bool(settings.adopt))
-        self._networks = Networks(self._containers)
+        self._networks = Networks(self._containers, own_container())
         self._ending = Ending(self._containers, timeout=self._timeout)
         self._creator = Creator(
             self.client, self._containers, self._networks, timeout=self._timeout, pull_stall=limits.pull_stall
@@ -212,6 +213,7 @@ class DockerProvider:
         return await self._containers.all(trusting=True)
 
     async def list(self) -> list[Observation]:
+        await self._networks.join_once()
         return await self._containers.all()
 
     def watch(self) -> AsyncIterator[RuntimeEvent]:

@@ -21,7 +21,7 @@ import pytest
 
 from flow_manager.client import FlowManagerClient, ServiceRefused
 from flow_manager.util.ids import derived_flow_id
-from tests.engine import BUSYBOX_IMAGE, service_image
+from tests.engine import BUSYBOX_IMAGE, engine_api, service_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -60,6 +60,14 @@ class Stack:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def networks(self, name: str) -> set[str]:
+        """Those that a container, or the service of this name, is on."""
+        host = self.environment["DOCKER_HOST"]
+        for container in engine_api.request(host, "GET", "/containers/json"):
+            if f"/{name}" in container["Names"] or container["Labels"].get("com.docker.compose.service") == name:
+                return set(container["NetworkSettings"]["Networks"])
+        raise AssertionError(f"no container {name}")
 
     @property
     def token(self) -> str:
@@ -111,6 +119,8 @@ def stack(private_docker_engine: Callable[[], Any], docker_compose: list[str]) -
     finally:
         print(made.compose("logs", "--no-color", "manager"))
         made.compose("down", "--volumes", "--timeout", "15")
+        left = engine_api.request(engine.host, "GET", "/networks")
+        assert {network["Name"] for network in left} == {"bridge", "host", "none"}, "no network is left behind"
         shutil.rmtree(folder)
 
 
@@ -147,6 +157,12 @@ async def test_the_sample_is_adopted_and_stays_one_flow_however_it_is_made(stack
         web = await until(client, lambda flow: True, "it is adopted")
         assert (web.id, web.adopted, web.socket_path, web.idle.idle_timeout) == (flow_id, True, None, SLEEPS_AFTER)
         assert len(await client.list_containers()) == 1, "the service itself carries no label"
+        # A flow that a client makes is on a network of its own, which the contained service has joined to reach it.
+        made = await client.create_container(
+            {"image": BUSYBOX_IMAGE, "name": "other", "command": ["sleep", "600"]}, start=True
+        )
+        assert stack.networks("other") <= stack.networks("manager")
+        await client.delete_container(made.id, force=True)
         before = web.runtime_id
         await asyncio.to_thread(stack.compose, "up", "-d", "--no-build", "--force-recreate", "--no-deps", "web")
         anew = await until(client, lambda flow: flow.runtime_id != before, "it is followed")
