@@ -7,10 +7,13 @@ Taking and releasing one is on the path of every forwarded request: no task, no 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from flow_manager.contract.wake import LeaseInfo, LeaseKind
 
+# The monotonic clock may be near 0 just after boot, and a restored deadline before it.
+LONG_AGO = -math.inf
 TOUCHED_KINDS: frozenset[LeaseKind] = frozenset({"websocket", "tcp", "terminal"})
 
 
@@ -67,7 +70,7 @@ class Leases:
         self._holding = 0
         self.idle_since = now()
         self.idle_timeout = 0.0
-        self.busy_until = 0.0
+        self.busy_until = LONG_AGO
         self.busy_since = 0.0
         self.busy_reason: str | None = None
 
@@ -115,7 +118,7 @@ class Leases:
 
     def asleep(self) -> None:
         """What a flow said of its work ends with its run."""
-        self.busy_until = 0.0
+        self.busy_until = LONG_AGO
 
     @property
     def held(self) -> bool:
