@@ -14,6 +14,7 @@ import re
 import sys
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,8 +80,13 @@ def _environment(tar: tarfile.TarFile, libraries: set[Path]) -> None:
 
 
 def _distributions() -> Iterator[importlib.metadata.Distribution]:
-    """flow-manager with its extra `fast`, and all that these need, as far as they are installed here."""
-    waiting, known = ["flow-manager"], set()
+    """flow-manager with its extra `fast`, and all that these need, as far as they are installed here.
+
+    Its own needs are read from the checkout: what an editable install says of itself may be older.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = [*project["dependencies"], *project["optional-dependencies"]["fast"]]
+    waiting, known = ["flow-manager", *(_needed(need) or "" for need in needs)], set()
     while waiting:
         name = waiting.pop()
         key = re.sub(r"[-_.]+", "-", name).lower()
@@ -90,17 +96,18 @@ def _distributions() -> Iterator[importlib.metadata.Distribution]:
         try:
             found = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            if key == "flow-manager":
-                raise images.ImageNotMade("the service's image is made with the project's own environment") from None
+            if key in ("flow-manager", *(_needed(need) for need in needs)):
+                raise images.ImageNotMade(f"{name} is not installed: make bootstrap-dev") from None
             continue  # meant for another platform or version: a marker said so
         yield found
-        for requirement in found.requires or ():
-            match = _REQUIREMENT.match(requirement)
-            if match is None:
-                continue
-            extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", match[2] or "")
-            if extra is None or (key == "flow-manager" and extra[1] == "fast"):
-                waiting.append(match[1])
+        if key != "flow-manager":
+            waiting += [need for line in found.requires or () if (need := _needed(line)) is not None]
+
+
+def _needed(requirement: str) -> str | None:
+    """The name in a requirement; None for one of an extra."""
+    match = _REQUIREMENT.match(requirement)
+    return None if match is None or "extra" in (match[2] or "") else match[1]
 
 
 def _source(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
