@@ -1,0 +1,188 @@
+"""Adopted containers on a real engine, with a whole manager and its watchers: they sleep, and people's wishes count."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flow_manager.activity.log import UserActivityLogger
+from flow_manager.activity.redact import Masker
+from flow_manager.activity.stream import ActivityStream
+from flow_manager.channel.handler import SocketCommunicationHandler
+from flow_manager.containers.code import CodeStore
+from flow_manager.containers.conversation import Conversation
+from flow_manager.containers.core import Core
+from flow_manager.containers.manager import ContainerManager
+from flow_manager.containers.policy import Policy
+from flow_manager.containers.table import FlowTable
+from flow_manager.contract import requests
+from flow_manager.contract.models import ContainerStatus
+from flow_manager.contract.principal import LOCAL
+from flow_manager.idle.readiness import Prober
+from flow_manager.idle.registry import IdleRegistry
+from flow_manager.observability.system_log import SystemLogger
+from flow_manager.settings.models import Settings
+from flow_manager.store.sql import SqlStore
+from flow_manager.util.clock import SystemClock
+from flow_manager.util.ids import new_flow_id
+from tests.contract.harness import until
+from tests.contract.harness_docker import FOR_EVER, DockerHarness
+from tests.engine import BUSYBOX_IMAGE, engine_api
+
+pytestmark = pytest.mark.docker
+
+SLEEP = ["sh", "-c", f"trap 'exit 143' TERM; {FOR_EVER}"]
+IDLE = 2.0
+
+
+class House:
+    """A manager with its watchers on the engine, and somebody else beside it who makes containers."""
+
+    def __init__(self, lab: DockerHarness, manager: ContainerManager, registry: IdleRegistry, stream: ActivityStream):
+        self.lab, self.manager, self.registry, self.stream = lab, manager, registry, stream
+
+    def status(self, name: str) -> ContainerStatus:
+        return self.manager.get_status(LOCAL, requests.OneContainer(container_id=name))
+
+    async def becomes(self, name: str, what: Callable[[ContainerStatus], bool], words: str) -> None:
+        async def so() -> bool:
+            known = [flow.name for flow in self.manager.list_containers(LOCAL, requests.ListContainers())]
+            return name in known and what(self.status(name))
+
+        await until(so, words)
+
+    async def activity(self) -> list[str]:
+        return [item.entry.type for item in await self.stream.read(limit=1000)]
+
+
+Opens = Callable[[], Any]
+
+
+@pytest.fixture
+async def opens(lab: DockerHarness, provider: Callable[..., Any]) -> AsyncIterator[Opens]:
+    folder = Path(tempfile.mkdtemp(prefix="fm-"))
+
+    @asynccontextmanager
+    async def open_house() -> AsyncIterator[House]:
+        settings = Settings(state_dir=folder / "state", sockets_dir=folder / "s")
+        settings.state_dir.mkdir(exist_ok=True)
+        clock, masker, log = SystemClock(), Masker(), SystemLogger(level="ERROR")
+        async with AsyncExitStack() as stack:
+            store = SqlStore(settings.state_dir / "db")
+            await store.open()
+            stack.push_async_callback(store.close)
+            stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
+            await stream.open()
+            stack.push_async_callback(stream.close)
+            conversation = Conversation()
+            channel = SocketCommunicationHandler(settings.sockets_dir, settings.channel, conversation, clock)
+            await channel.open()
+            stack.push_async_callback(channel.close)
+            core = Core(
+                settings=settings,
+                runtimes={"docker": await provider(lab, adopt=True)},
+                default_runtime="docker",
+                store=store.flows,
+                channel=channel,
+                activity=UserActivityLogger(stream, clock),
+                masker=masker,
+                log=log,
+                clock=clock,
+                policy=Policy(settings.policy, instance=lab.instance, private=()),
+                code=CodeStore(settings.state_dir / "code"),
+                table=FlowTable("docker"),
+            )
+            conversation.attach(core)
+            registry = IdleRegistry(core, prober=Prober(clock))
+            await registry.open()
+            stack.push_async_callback(registry.close)
+            manager = ContainerManager(core)
+            await manager.open()
+            stack.push_async_callback(manager.close, 1.0)
+            yield House(lab, manager, registry, stream)
+
+    yield open_house
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def name() -> str:
+    return f"p{new_flow_id()}"
+
+
+@pytest.fixture
+def container(lab: DockerHarness, name: str) -> Iterator[str]:
+    """Somebody else's container, running, that asks to sleep when it is idle; gives its id."""
+    labels = {
+        "flow-manager.enable": "true",
+        "flow-manager.instance": lab.instance,
+        "flow-manager.idle-timeout": f"{IDLE}s",
+        "flow-manager.stop-timeout": "5",
+    }
+    body = {"Image": BUSYBOX_IMAGE, "Cmd": SLEEP, "Labels": labels}
+    made = engine_api.request(lab.host, "POST", "/containers/create", params={"name": name}, body=body)["Id"]
+    engine_api.request(lab.host, "POST", f"/containers/{made}/start")
+    yield made
+    engine_api.request(lab.host, "DELETE", f"/containers/{made}", params={"force": 1, "v": 1})
+
+
+def running(lab: DockerHarness, container: str) -> bool:
+    return bool(engine_api.request(lab.host, "GET", f"/containers/{container}/json")["State"]["Running"])
+
+
+async def test_one_that_runs_already_gets_its_whole_idle_time_then_sleeps_and_wakes(
+    lab: DockerHarness, opens: Opens, name: str, container: str
+) -> None:
+    async with opens() as house:
+        await house.becomes(name, lambda status: status.flow_state == "ready", "it is adopted as it runs")
+        began = time.monotonic()
+        await house.becomes(name, lambda status: status.flow_state == "napping", "it falls asleep")
+        assert time.monotonic() - began > IDLE * 0.9
+        assert not running(lab, container)
+        assert house.status(name).desired == "running", "it sleeps; nobody stopped it"
+        woken = await house.registry.wake_container(LOCAL, requests.WakeContainer(container_id=name))
+        assert (woken.flow_state, running(lab, container)) == ("ready", True)
+        assert {"container_adopted", "napped", "woke"} <= set(await house.activity())
+
+
+async def test_a_restart_of_the_manager_does_not_cut_its_time_short(
+    lab: DockerHarness, opens: Opens, name: str, container: str
+) -> None:
+    async with opens() as house:
+        await house.becomes(name, lambda status: status.flow_state == "ready", "it is adopted as it runs")
+    async with opens() as house:
+        await house.becomes(name, lambda status: status.flow_state == "ready", "it is found again")
+        assert running(lab, container)
+        await house.becomes(name, lambda status: status.flow_state == "napping", "it falls asleep")
+
+
+async def test_what_a_person_stops_stays_stopped_until_a_person_starts_it(
+    lab: DockerHarness, opens: Opens, name: str, container: str
+) -> None:
+    async with opens() as house:
+        await house.becomes(name, lambda status: status.flow_state == "ready", "it is adopted as it runs")
+        engine_api.request(lab.host, "POST", f"/containers/{container}/stop")
+        await house.becomes(name, lambda status: status.flow_state == "napping", "the stop is followed")
+        await house.becomes(name, lambda status: status.desired == "stopped", "and respected")
+        engine_api.request(lab.host, "POST", f"/containers/{container}/start")
+        await house.becomes(name, lambda status: status.flow_state == "ready", "so is the start")
+        await house.becomes(name, lambda status: status.desired == "running", "it is wanted again")
+
+
+async def test_one_that_is_released_is_left_as_it_is(
+    lab: DockerHarness, opens: Opens, name: str, container: str
+) -> None:
+    async with opens() as house:
+        await house.becomes(name, lambda status: status.flow_state == "ready", "it is adopted as it runs")
+        await house.manager.delete_container(LOCAL, requests.DeleteContainer(container_id=name))
+    async with opens() as house:
+        assert house.manager.list_containers(LOCAL, requests.ListContainers()) == []
+        assert house.registry.watchers() == []
+        assert running(lab, container)
