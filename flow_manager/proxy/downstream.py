@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Protocol, cast
 
 from flow_manager.proxy.chunked import BadChunk, ChunkedDecoder
@@ -38,6 +40,8 @@ HALF_CLOSED_SECONDS = 1.0
 # Bytes that may wait for a client that doesn't read; then the flow is read no more.
 WRITE_HIGH = 128 * 1024
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+# struct linger: on, 0 seconds.
+_RESET = struct.pack("ii", 1, 0)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # In a head or between two; in a body; the request is complete; after 101; waiting for the client to close; gone.
@@ -138,7 +142,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         elif state == _BODY:
             self.deadline = self.edge.now + BODY_SECONDS
             self._read_body()
-        elif len(self._buffer) >= READ_SIZE:
+        if len(self._buffer) >= READ_SIZE and self._state in (_HEAD, _ANSWERING):
             self._pause(_AHEAD)
 
     def eof_received(self) -> bool:
@@ -188,8 +192,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.deadline = 0.0
         if self._state == _HEAD and not self._buffer and not self.paused:
             self._transport.close()
-        elif self._state == _HEAD or (self._state == _BODY and not self.paused and self.exchange is None):
+        elif self._state == _HEAD and not self.paused:
             self.refuse(Refused(408, "too_slow", f"a request's head must come within {HEAD_SECONDS:g} s"))
+        elif self._state == _BODY and not self.paused:
+            self._spoilt(Refused(408, "too_slow", f"nothing of the body came for {BODY_SECONDS:g} s"))
         else:
             self.abort()
 
@@ -216,6 +222,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         """The response can't be completed, and its client must be able to tell."""
         self.exchange = None
         if reset:
+            handle = self._transport.get_extra_info("socket")
+            if handle is not None:
+                # A plain close would end the body as if it were complete.
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
         else:
             self._linger()
@@ -261,13 +271,14 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self.refuse(refused)
 
     def _wait_for_head(self) -> None:
+        self._unpause(_AHEAD)
         buffer = self._buffer
         if not self._scanned:
             self.deadline = self.edge.now + HEAD_SECONDS
         self._scanned = max(1, len(buffer) - 3)
         if len(buffer) > MAX_REQUEST_LINE and buffer.find(b"\r\n", 0, MAX_REQUEST_LINE + 2) < 0:
             self.refuse(too_long())
-        elif len(buffer) > MAX_HEAD:
+        elif len(buffer) >= MAX_HEAD:
             self.refuse(too_large())
 
     def _begin(self, head: RequestHead) -> None:
@@ -280,6 +291,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         elif head.chunked:
             self._decoder = ChunkedDecoder()
             self._state = _BODY
+        if self._state == _BODY:
+            self._unpause(_AHEAD)
         watcher = self.edge.routes.find(head.authority)
         if watcher is None:
             self.answer(Problem(404, "unknown_host", "no flow is served under that Host"))
@@ -302,7 +315,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             try:
                 data = self._decoder.feed(data)
             except BadChunk as error:
-                self._spoilt(str(error))
+                self._spoilt(Refused(400, "bad_body", str(error)))
                 return
             done = self._decoder.done
             if done:
@@ -327,8 +340,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             if not done and self.pending_size >= HELD_BODY:
                 self._pause(_FULL)
 
-    def _spoilt(self, reason: str) -> None:
-        """The body can't be framed any more: whoever reads it must not take it for complete."""
+    def _spoilt(self, refused: Refused) -> None:
+        """The rest of the body won't come: whoever reads it must not take it for complete."""
         exchange, self.exchange = self.exchange, None
         started = exchange is not None and exchange.started
         if exchange is not None:
@@ -336,7 +349,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if started:
             self._transport.abort()
         else:
-            self.refuse(Refused(400, "bad_body", reason))
+            self.refuse(refused)
 
     def _pause(self, reason: int) -> None:
         if reason == _FULL:
@@ -393,7 +406,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.pending_size = 0
         self._state = _HEAD
         self.deadline = self.edge.now + IDLE_SECONDS
-        self._unpause(_FULL | _AHEAD)
+        self._unpause(_FULL if len(self._buffer) >= READ_SIZE else _FULL | _AHEAD)
         if self._buffer:
             # Not from here: a long row of pipelined requests that are answered at once would be as deep a stack.
             self.edge.loop.call_soon(self._read_heads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import datetime
 from typing import Protocol, cast
 
@@ -138,9 +139,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
-        receiver = self.receiver
-        if receiver is not None:
-            receiver.on_upstream_lost()
+        if self.receiver is not None and exc is not None and self._mode != _TUNNEL:
+            self._read_last_words()
+        if self.receiver is not None:
+            self.receiver.on_upstream_lost()
+
+    def _read_last_words(self) -> None:
+        """A server that refuses a large body answers and closes, and the next write fails; asyncio then gives up the connection
+        with the answer unread (uvloop reads it). The descriptor is still open here."""
+        handle = self.transport.get_extra_info("socket")
+        try:
+            data = os.read(handle.fileno(), MAX_HEAD) if handle is not None and handle.fileno() >= 0 else b""
+        except OSError:
+            return
+        if data:
+            self.data_received(data)
 
     def pause_writing(self) -> None:
         if self.receiver is not None:
