@@ -169,10 +169,12 @@ def _time_to_go(view: View) -> str:
 
 def _step(event: WakeEvent, began: datetime | None) -> str:
     """As the page's program makes them; the time since the first, in seconds."""
+    # The reason of a failure has a place of its own.
+    words = "failed" if event.type == "error" else readable(event.message)
     since = (event.timestamp - began).total_seconds() if began is not None else 0.0
     when = event.timestamp.isoformat(timespec="milliseconds")
     return (
-        f'<li data-type="{event.type}" data-id="{event.id}"><span>{html.escape(readable(event.message))}</span>'
+        f'<li data-type="{event.type}" data-id="{event.id}"><span>{html.escape(words)}</span>'
         f'<time datetime="{when}">+{max(0.0, since):.1f} s</time></li>'
     )
 

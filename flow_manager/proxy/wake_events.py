@@ -24,6 +24,8 @@ MAX_WAITING = 256
 # Seconds that a reader may refuse to take what was sent before it is cut off.
 WRITE_TIMEOUT = 30.0
 LAST = ("ready", "error")
+# The code of a failure that came without a wake; the words are the message, as in the watchers' own events.
+ENDED = "start_failed"
 HEADERS: Headers = [
     (b"Content-Type", b"text/event-stream; charset=utf-8"),
     (b"Cache-Control", b"no-store"),
@@ -107,7 +109,7 @@ def _standing(flow: WakingFlow, context: SlowContext) -> WakeEvent | None:
     if flow.ready_now():
         return WakeEvent(type="ready", message=f"{flow.name} is ready", timestamp=at, id=0)
     if flow.state == "error":
-        return WakeEvent(type="error", message=f"{flow.name} has failed", timestamp=at, id=0, error=flow.error)
+        return WakeEvent(type="error", message=flow.error or f"{flow.name} has failed", timestamp=at, id=0, error=ENDED)
     return None
 
 

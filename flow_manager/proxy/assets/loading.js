@@ -54,7 +54,7 @@
     item.dataset.type = event.type;
     item.dataset.id = Number(event.id);
     const what = document.createElement("span");
-    what.textContent = event.message;
+    what.textContent = event.type === "error" ? "failed" : event.message; // the reason has a place of its own
     const when = document.createElement("time");
     when.dateTime = event.timestamp;
     when.textContent = "+" + seconds(Date.parse(event.timestamp) - begun);
@@ -65,7 +65,7 @@
   function step(event) {
     addStep(event);
     if (event.type === "ready") go();
-    else if (event.type === "error") fail(event.error || event.message);
+    else if (event.type === "error") fail(event.message);
     else if (mode() !== "waking") show("waking", "Waking up…");
     tick();
   }

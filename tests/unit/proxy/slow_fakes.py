@@ -111,7 +111,7 @@ class FakeFlow:
             self.attempt.set_result(None)
         else:
             self.state, self.error = "error", str(error)
-            self.history.add("error", f"{self.name} failed", error=str(error))
+            self.history.add("error", str(error), error=getattr(error, "code", None))
             self.attempt.set_exception(error)
 
     def be_ready(self) -> None:

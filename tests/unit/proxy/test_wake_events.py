@@ -87,7 +87,7 @@ async def test_an_error_closes_it_and_carries_its_reason() -> None:
     await until(request, 1)
     flow.finish(StartFailed("exit code 3"))
     await task
-    assert read(request.content)[-1]["error"] == "exit code 3"
+    assert read(request.content)[-1]["message"] == "exit code 3"
 
 
 @pytest.mark.parametrize("by_query", [False, True])
@@ -143,7 +143,7 @@ async def test_who_asks_after_a_wake_that_nobody_noted_isnt_left_waiting(ready: 
     async with asyncio.timeout(5):
         await task
     (event,) = read(request.content)
-    assert (event["type"], event["error"]) == (("ready", None) if ready else ("error", "exit code 3"))
+    assert (event["type"], event["message"]) == (("ready", "web is ready") if ready else ("error", "exit code 3"))
     assert request.ended
 
 
