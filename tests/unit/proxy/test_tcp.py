@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flow_manager.errors import ContainerNotFound, SettingsRefused, WakeTimeout
+from flow_manager.errors import Conflict, ContainerNotFound, SettingsRefused, WakeTimeout
 from flow_manager.observability.system_log import SystemLogger
 from flow_manager.proxy import tcp as routes_module
 from flow_manager.proxy import tcp_connection, tcp_end
@@ -77,6 +77,8 @@ class Flow:
 
     def begin_wake(self, *, reason: str) -> None:
         self.begun.append(reason)
+        if self.refuses is not None:
+            raise self.refuses
 
     async def wake(self, *, reason: str, by_request: bool = True) -> None:
         assert by_request
@@ -371,6 +373,20 @@ async def test_bytes_on_an_open_connection_wake_a_flow_that_was_paused(
     writer.write(b"y")
     assert await reader.readexactly(1) == b"y"
     assert flow.begun == ["a TCP connection on 127.0.0.1:0"]
+
+
+async def test_bytes_for_a_flow_that_must_not_be_woken_do_no_harm(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp_connection, "TOUCH_INTERVAL", 0.0)
+    flow, address = await house.awake(echo), await house.open()
+    reader, writer = await house.client(address)
+    writer.write(b"x")
+    assert await reader.readexactly(1) == b"x"
+    flow.ready, flow.refuses = False, Conflict("somebody stopped this flow", desired="stopped")
+    writer.write(b"y")
+    assert await reader.readexactly(1) == b"y"
+    assert len(flow.begun) == 1
 
 
 # --- forwarders -------------------------------------------------------------------------------------------------------
