@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -132,6 +132,19 @@ class Core:
         if changed != entry.record:
             await self.store.save(changed)
             entry.record = changed
+
+    async def while_recording(self, entry: FlowEntry, doing: Coroutine[Any, Any, T], **changes: Any) -> T:
+        """Do something slow and change the record meanwhile: an engine takes hundreds of milliseconds, the store one.
+
+        The first failure of either is raised, after the other was ended.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                done = group.create_task(doing)
+                group.create_task(self.record(entry, **changes))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return done.result()
 
     def forget(self, entry: FlowEntry) -> None:
         self.table.discard(entry)

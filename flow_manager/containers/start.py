@@ -41,16 +41,11 @@ async def start_now(core: Core, entry: FlowEntry) -> Observation:
     await core.channel.setup_socket(entry.id)
     entry.problem = None
     try:
-        # The engine takes hundreds of milliseconds, the store one: both at once.
-        async with asyncio.TaskGroup() as group:
-            starting = group.create_task(entry.runtime.start(entry.id))
-            group.create_task(core.record(entry, desired="running"))
-    except BaseExceptionGroup as failed:
-        error = failed.exceptions[0]
+        observation = await core.while_recording(entry, entry.runtime.start(entry.id), desired="running")
+    except BaseException as error:
         entry.problem = core.masker.mask_text(str(error))
         await core.channel.cleanup_socket(entry.id)
-        raise error from None
-    observation = starting.result()
+        raise
     core.observe(entry, observation)
     return observation
 

@@ -23,9 +23,10 @@ async def stop(core: Core, principal: Principal, request: StopContainer) -> Cont
 
     async def body() -> ContainerStatus:
         ran = entry.running
-        # Before the stop: should the manager die in between, the flow must not be brought back.
-        await core.record(entry, desired="stopped")
-        observation = await _stop_now(core, entry, signal=request.signal, timeout=request.timeout)
+        # Recorded while it stops, not after: should the manager die in between, the flow must not be brought back.
+        observation = await core.while_recording(
+            entry, _stop_now(core, entry, signal=request.signal, timeout=request.timeout), desired="stopped"
+        )
         if ran:
             await core.noted(
                 core.activity.log_container_stopped(entry.ref, principal.name, exit_code=observation.exit_code)
