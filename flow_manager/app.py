@@ -18,6 +18,7 @@ from flow_manager.channel.handler import SocketCommunicationHandler
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.conversation import Conversation
 from flow_manager.containers.core import Core
+from flow_manager.containers.leave import leave
 from flow_manager.containers.manager import ContainerManager
 from flow_manager.containers.policy import Policy
 from flow_manager.containers.repeats import Repeats
@@ -38,7 +39,9 @@ from flow_manager.util.gc_tuning import tune_gc
 from flow_manager.web.routes import build_app
 
 # Of the shutdown's time, this share is for operations under way; the rest is for clients, flows and files.
-DRAIN_SHARE = 0.5
+DRAIN_SHARE = 0.3
+# A local process gets this long between TERM and KILL even when the shutdown is late, in seconds.
+MIN_GRACE = 0.5
 
 
 class Service:
@@ -65,6 +68,8 @@ class Service:
         self._clock = clock or SystemClock()
         self._configure_log = configure_log
         self._runtimes: dict[str, Runtime] = {}
+        self._core: Core | None = None
+        self._deadline = 0.0
         self._undo: list[Any] = []
 
     @property
@@ -137,6 +142,7 @@ class Service:
             code=CodeStore(folder.path / "code"),
             table=FlowTable(self._runtimes[self.default_runtime].kind),
         )
+        self._core = core
         conversation.attach(core)
         manager = ContainerManager(core)
         await manager.open()
@@ -168,7 +174,8 @@ class Service:
         self._summarise()
 
     async def stop(self) -> None:
-        """End everything in order; Docker flows go on, process flows are stopped, and `farewell` says so."""
+        """End everything in order, within `shutdown_timeout`; Docker flows go on, process flows are stopped, and `farewell` says so."""
+        self._deadline = self._clock.monotonic() + self.settings.shutdown_timeout
         await self._close_all()
 
     async def _close_all(self) -> None:
@@ -192,19 +199,15 @@ class Service:
             self._undo.append(lambda runtime=runtime: self._leave(runtime))
 
     async def _leave(self, runtime: Runtime) -> None:
-        stop_all = getattr(runtime, "stop_all", None)
-        if stop_all is not None:
-            stopped = await stop_all()
-            if stopped:
-                self.farewell.append(f"{stopped} flow(s) of the runtime '{runtime.name}' were stopped with the service")
-        else:
-            try:
-                running = sum(observation.running for observation in await runtime.list())
-            except Exception:
-                running = 0
-            if running:
-                self.farewell.append(f"{running} flow(s) of the runtime '{runtime.name}' go on")
+        if self._core is not None:
+            line = await leave(self._core, runtime, grace=max(MIN_GRACE, self._time_left() - 1.0))
+            if line:
+                self.farewell.append(line)
         await runtime.close()
+
+    def _time_left(self) -> float:
+        """Seconds of the shutdown's time that are left; what each step may use follows from it, so that they never add up."""
+        return max(0.0, self._deadline - self._clock.monotonic())
 
     async def _listen(self, app: web.Application) -> None:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)

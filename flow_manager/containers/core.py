@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from flow_manager.activity.log import UserActivityLogger
 from flow_manager.activity.redact import Masker
 from flow_manager.channel.handler import SocketCommunicationHandler
+from flow_manager.containers.availability import Availability
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.locks import FlowLocks
@@ -51,6 +52,9 @@ class Core:
     code: CodeStore
     table: FlowTable
     locks: FlowLocks = field(default_factory=FlowLocks)
+    availability: Availability = field(default_factory=Availability)
+    # Creates that could not be undone because the runtime was away; tried again when it is back.
+    unfinished: dict[str, FlowEntry] = field(default_factory=dict)
     status_listeners: list[StatusListener] = field(default_factory=list)
     # Set by the reconciler: look at a flow again after an operation during which events came.
     look_again: Callable[[FlowEntry], None] = lambda _entry: None
@@ -161,6 +165,20 @@ class Core:
 
     # --- operations ---------------------------------------------------------------------------------------------------
 
+    async def change(
+        self,
+        entry: FlowEntry,
+        name: str,
+        key: Any,
+        principal: Principal,
+        body: Callable[[], Awaitable[Any]],
+        *,
+        preempt: bool = False,
+    ) -> ContainerStatus:
+        """As `operate`; gives the status that it left behind, before the next operation could change it."""
+        _result, status = await self._operate(entry, name, key, principal, body, preempt=preempt)
+        return status
+
     async def operate(
         self,
         entry: FlowEntry,
@@ -174,10 +192,24 @@ class Core:
         """Run one operation under the flow's lock, logged and timed; a failure is told to people too.
 
         :raises ShuttingDown: when the service is about to end.
+        :raises RuntimeUnavailable: as soon as the flow's runtime is known to be away.
         """
+        result, _status = await self._operate(entry, name, key, principal, body, preempt=preempt)
+        return result
+
+    async def _operate(
+        self,
+        entry: FlowEntry,
+        name: str,
+        key: Any,
+        principal: Principal,
+        body: Callable[[], Awaitable[T]],
+        *,
+        preempt: bool,
+    ) -> tuple[T, ContainerStatus]:
         self.refuse_when_closing()
 
-        async def under_lock() -> T:
+        async def under_lock() -> tuple[T, ContainerStatus]:
             self.still_there(entry)
             started = self.clock.monotonic()
             entry.operation = name
@@ -186,11 +218,14 @@ class Core:
             outcome: str = "done"
             error: FlowManagerError | None = None
             try:
-                return await body()
+                result = await self.availability.during(entry.runtime, body)
             except FlowManagerError as failed:
                 # An engine's own words can hold a value of the flow's environment.
                 failed.hide(self.masker)
                 outcome, error = failed.code, failed
+                raise
+            except asyncio.CancelledError:
+                outcome = "ended"
                 raise
             except BaseException as ended:
                 outcome = type(ended).__name__
@@ -211,6 +246,7 @@ class Core:
                     self.tell(entry)
                     if entry.seen_during_operation or outcome != "done":
                         self.look_again(entry)
+            return result, self.status(entry)
 
         return await self.locks.run(entry.id, name, key, under_lock, preempt=preempt)
 

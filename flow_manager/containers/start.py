@@ -11,6 +11,7 @@ from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import StartContainer
 from flow_manager.errors import ContainerStopped, OperationTimeout
 from flow_manager.runtimes.base import Observation
+from flow_manager.store.base import StoredActivity
 
 # How long `wait: "ready"` waits for a flow without an idle policy (the policy's wake_timeout has the same default).
 READY_TIMEOUT = 180.0
@@ -27,13 +28,14 @@ async def start(core: Core, principal: Principal, request: StartContainer) -> Co
         ran = entry.observation is not None and entry.observation.state in ("running", "restarting")
         await start_now(core, entry)
         if not ran:
-            await core.noted(core.activity.log_container_started(entry.ref, principal.name))
+            await tell_started(core, entry, core.activity.log_container_started(entry.ref, principal.name))
 
-    await core.operate(entry, "start", None, principal, body)
+    status = await core.change(entry, "start", None, principal, body)
     if request.wait == "ready":
         # Outside the lock: a stop must be able to end the wait.
         await wait_ready(core, entry)
-    return core.status(entry)
+        return core.status(entry)
+    return status
 
 
 async def start_now(core: Core, entry: FlowEntry) -> Observation:
@@ -48,6 +50,19 @@ async def start_now(core: Core, entry: FlowEntry) -> Observation:
         raise
     core.observe(entry, observation)
     return observation
+
+
+async def tell_started(core: Core, entry: FlowEntry, storing: asyncio.Future[StoredActivity]) -> None:
+    """The entry of a start; and of its end, when the program was quicker than our first look at it."""
+    await core.noted(storing)
+    seen = entry.observation
+    if seen is not None and not seen.running:
+        await core.noted(
+            core.activity.log_container_died(
+                entry.ref, exit_code=seen.exit_code, cause="oom" if seen.oom_killed else None
+            )
+        )
+        await core.channel.cleanup_socket(entry.id)
 
 
 async def wait_ready(core: Core, entry: FlowEntry) -> None:

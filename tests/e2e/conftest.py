@@ -190,3 +190,17 @@ async def connect() -> AsyncIterator[Callable[..., Any]]:
             return client
 
         yield make
+
+
+@pytest.fixture
+async def started() -> AsyncIterator[Callable[..., Any]]:
+    """`await started(settings)` gives a Service that the test may stop itself; it is stopped in any case, also twice."""
+    async with AsyncExitStack() as stack:
+
+        async def make(settings: Settings) -> Service:
+            service = Service(settings)
+            stack.push_async_callback(service.stop)
+            await service.start()
+            return service
+
+        yield make
