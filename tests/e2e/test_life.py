@@ -118,7 +118,9 @@ async def test_a_frozen_engine_ends_what_waits_for_it_and_holds_no_shutdown_up(
     client = await connect(service)
     sleeper = {"image": BUSYBOX_IMAGE, "command": ["sleep", "600"]}
     flow = await client.ok("create_container", start=True, **sleeper)
-    os.kill(engine.pid, signal.SIGSTOP)
+    pid = engine.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
         replies = await asyncio.gather(
@@ -136,7 +138,7 @@ async def test_a_frozen_engine_ends_what_waits_for_it_and_holds_no_shutdown_up(
         assert time.monotonic() - began < 10
         assert any("go on" in line for line in service.farewell)
     finally:
-        os.kill(engine.pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
 
 async def test_what_left_a_flows_session_ends_with_it(process_platform: Platform, connect: Callable[..., Any]) -> None:
