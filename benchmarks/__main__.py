@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [--only NAME]… [--json]`: every benchmark in a process of its own, one table at the end."""
+"""`python -m benchmarks [--quick] [--only NAME]… [--json | --markdown]`: every benchmark in a process of its own, one table at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.rows import Row, machine, show
+from benchmarks.rows import Row, machine, markdown, show
 
 HERE = Path(__file__).resolve().parent
 # In the order of the table; each is a module here with `run(quick)`.
@@ -53,6 +53,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repeats: to see that it works, not to quote")
     parser.add_argument("--only", action="append", choices=available, metavar="NAME", help=", ".join(available))
     parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of the table")
+    parser.add_argument("--markdown", action="store_true", help="print the table as the README quotes it")
     parser.add_argument("--here", choices=available, help=argparse.SUPPRESS)
     parser.add_argument("--report", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,11 +62,13 @@ def main() -> int:
         with os.fdopen(options.report, "w") as report:
             json.dump(rows, report)
         return 0
-    console = Console(stderr=options.json)
+    console = Console(stderr=options.json or options.markdown)
     results = [run_apart(name, options.quick, console) for name in options.only or available]
     rows = [row for result in results if result is not None for row in result]
     if options.json:
         print(json.dumps({"machine": machine(), "quick": options.quick, "rows": rows}, indent=2))
+    elif options.markdown:
+        print(markdown(rows))
     else:
         show(rows, console)
     return 1 if any(result is None for result in results) else 0

@@ -56,22 +56,41 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+def cells(item: Row) -> tuple[str, str, str, str]:
+    """What, value, floor and ratio as text; "-" for what there is not."""
+    ratio, floor = item.get("ratio"), item.get("floor")
+    return (
+        item["name"],
+        f"{number(item['value'])} {item['unit']}",
+        "-" if floor is None else f"{number(floor)} {item['unit']}",
+        "-" if ratio is None else f"{ratio:.2f}",
+    )
+
+
 def show(rows: Sequence[Row], console: Console) -> None:
     table = Table()
     table.add_column("what")
     for heading in ("value", "floor", "ratio"):
         table.add_column(heading, justify="right")
     for item in rows:
-        ratio = item.get("ratio")
-        table.add_row(
-            item["name"],
-            f"{number(item['value'])} {item['unit']}",
-            "-" if item.get("floor") is None else f"{number(item['floor'])} {item['unit']}",
-            "-" if ratio is None else f"{ratio:.2f}",
-        )
+        table.add_row(*cells(item))
     console.print(machine(), highlight=False, soft_wrap=True)
     console.print(table)
     console.print("floor: the same without flow-manager, in the same run; ratio: ours to the floor's", soft_wrap=True)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The same table as the README quotes it, between its `figures` marks."""
+    lines = [" | ".join(cells(item)) for item in rows]
+    return "\n".join(
+        [
+            machine(),
+            "",
+            "| what | value | floor | ratio |",
+            "| --- | --: | --: | --: |",
+            *(f"| {line} |" for line in lines),
+        ]
+    )
 
 
 def number(value: float) -> str:

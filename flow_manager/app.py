@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +18,9 @@ from flow_manager.channel.handler import SocketCommunicationHandler
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.conversation import Conversation
 from flow_manager.containers.core import Core
+from flow_manager.containers.leave import leave
 from flow_manager.containers.manager import ContainerManager
+from flow_manager.containers.outbox import Outbox
 from flow_manager.containers.policy import Policy
 from flow_manager.containers.repeats import Repeats
 from flow_manager.containers.table import FlowTable
@@ -27,7 +29,11 @@ from flow_manager.contract.principal import Principal
 from flow_manager.errors import SettingsRefused
 from flow_manager.gateway.auth import check_open_mode
 from flow_manager.gateway.server import Gateway
+from flow_manager.idle.readiness import Prober
+from flow_manager.idle.registry import IdleRegistry
 from flow_manager.observability.system_log import SystemLogger, configure
+from flow_manager.proxy.server import ProxyServer
+from flow_manager.proxy.tcp import TcpRoutes
 from flow_manager.runtimes.base import Runtime
 from flow_manager.runtimes.choose import choose_runtimes
 from flow_manager.settings.models import Settings
@@ -39,7 +45,9 @@ from flow_manager.util.gc_tuning import tune_gc
 from flow_manager.web.routes import build_app
 
 # Of the shutdown's time, this share is for operations under way; the rest is for clients, flows and files.
-DRAIN_SHARE = 0.5
+DRAIN_SHARE = 0.3
+# A local process gets this long between TERM and KILL even when the shutdown is late, in seconds.
+MIN_GRACE = 0.5
 
 
 class Service:
@@ -59,6 +67,7 @@ class Service:
         self.settings = settings
         self.instance = ""
         self.port = 0
+        self.proxy_port = 0
         self.default_runtime = ""
         self.summary: list[str] = []
         self.farewell: list[str] = []
@@ -66,13 +75,18 @@ class Service:
         self._clock = clock or SystemClock()
         self._configure_log = configure_log
         self._runtimes: dict[str, Runtime] = {}
+        self._core: Core | None = None
+        self._deadline = 0.0
         self._undo: list[Any] = []
 
     @property
     def url(self) -> str:
-        host = self.settings.host
-        shown = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)  # noqa: S104
-        return f"http://{shown}:{self.port}"
+        return f"http://{_shown(self.settings.host)}:{self.port}"
+
+    @property
+    def proxy_url(self) -> str:
+        """Where the wake proxy listens; a request's Host says which flow is meant. Empty where it is switched off."""
+        return f"http://{_shown(self.settings.proxy_host)}:{self.proxy_port}" if self.proxy_port else ""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -139,16 +153,32 @@ class Service:
             code=CodeStore(folder.path / "code"),
             table=FlowTable(self._runtimes[self.default_runtime].kind),
         )
+        self._core = core
         conversation.attach(core)
+        registry = IdleRegistry(core, prober=Prober(clock))
+        await registry.open()
+        end_watching = _once(registry.close)
+        self._undo.append(end_watching)
         manager = ContainerManager(core)
         await manager.open()
         self._undo.append(lambda: manager.close(settings.shutdown_timeout * DRAIN_SHARE))
+        core.outbox = outbox = Outbox(core, store.outbox, registry.watcher)
+        await outbox.open()
+        end_outbox = _once(outbox.close)
+        self._undo.append(end_outbox)
 
         def describe(principal: Principal) -> dict[str, Any]:
             return self._hello(principal, stream.stream)
 
         gateway = Gateway(
-            settings, manager, stream, Repeats(store.replies, clock, log), describe=describe, log=log, clock=clock
+            settings,
+            manager,
+            stream,
+            Repeats(store.replies, clock, log),
+            describe=describe,
+            log=log,
+            clock=clock,
+            waker=registry,
         )
         stream.listen(gateway.publish_activity)
         manager.on_status(gateway.publish_status)
@@ -163,14 +193,26 @@ class Service:
         await gateway.open()
 
         await self._listen(app)
-        # Run first at the end, in this order: nothing new begins, what is under way ends, clients are told, the door closes.
+        proxy = ProxyServer(settings, registry, log, clock, logs=core.last_lines)
+        tcp = TcpRoutes(settings, registry, log)
+        # The end goes from the last line to the first: nothing comes in any more, nothing wakes, what is under way ends,
+        # clients are told, the door closes.
         self._undo.append(gateway.close)
         self._undo.append(lambda: manager.close(settings.shutdown_timeout * DRAIN_SHARE))
+        self._undo.append(end_outbox)
+        self._undo.append(end_watching)
+        self._undo.append(tcp.close)
+        await tcp.open()
+        if settings.proxy.enabled:
+            self._undo.append(proxy.close)
+            await proxy.open()
+            self.proxy_port = proxy.port
         tune_gc()
         self._summarise()
 
     async def stop(self) -> None:
-        """End everything in order; Docker flows go on, process flows are stopped, and `farewell` says so."""
+        """End everything in order, within `shutdown_timeout`; Docker flows go on, process flows are stopped, and `farewell` says so."""
+        self._deadline = self._clock.monotonic() + self.settings.shutdown_timeout
         await self._close_all()
 
     async def _close_all(self) -> None:
@@ -194,19 +236,15 @@ class Service:
             self._undo.append(lambda runtime=runtime: self._leave(runtime))
 
     async def _leave(self, runtime: Runtime) -> None:
-        stop_all = getattr(runtime, "stop_all", None)
-        if stop_all is not None:
-            stopped = await stop_all()
-            if stopped:
-                self.farewell.append(f"{stopped} flow(s) of the runtime '{runtime.name}' were stopped with the service")
-        else:
-            try:
-                running = sum(observation.running for observation in await runtime.list())
-            except Exception:
-                running = 0
-            if running:
-                self.farewell.append(f"{running} flow(s) of the runtime '{runtime.name}' go on")
+        if self._core is not None:
+            line = await leave(self._core, runtime, grace=max(MIN_GRACE, self._time_left() - 1.0))
+            if line:
+                self.farewell.append(line)
         await runtime.close()
+
+    def _time_left(self) -> float:
+        """Seconds of the shutdown's time that are left; what each step may use follows from it, so that they never add up."""
+        return max(0.0, self._deadline - self._clock.monotonic())
 
     async def _listen(self, app: web.Application) -> None:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -244,11 +282,33 @@ class Service:
         return {"name": "flow-manager", "version": __version__, "contract": CONTRACT_VERSION, "instance": self.instance}
 
     def _summarise(self) -> None:
+        """What an operator should know at once."""
         mode = "tokens" if self.settings.auth.tokens else "open mode (this machine only)"
         self.summary = [
             f"flow-manager {__version__} on {self.url} · runtime {self.default_runtime} · instance {self.instance} · {mode}"
         ]
         if self.settings.auth.token_file is not None:
             self.summary.append(f"the token is in {self.settings.auth.token_file}")
+        if self.proxy_port:
+            domains = ", ".join(f"http://<name>.{domain}:{self.proxy_port}" for domain in self.settings.proxy.domains)
+            self.summary.append(f"flows are served, and woken, at {domains}")
         if self._runtimes[self.default_runtime].kind == "process":
             self.summary.append("the process runtime isolates nothing: its flows can do whatever this user can")
+
+
+def _shown(host: str) -> str:
+    """An address that a client on this machine can use."""
+    return f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)  # noqa: S104
+
+
+def _once(step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """For a step that stands twice in the order of the end: where a failed start needs it, and where a good one does."""
+    done = False
+
+    async def run() -> None:
+        nonlocal done
+        if not done:
+            done = True
+            await step()
+
+    return run

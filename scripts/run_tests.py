@@ -1,8 +1,8 @@
-"""`make test`: get ready what the tests need (npm packages), run pytest here, and say plainly what could not be tested.
+"""`make test`: get ready what the tests need (npm packages), run pytest here, and say what was left running.
 
 Arguments are pytest's. The Docker engine comes from tests/engine.py, which starts a private one as root on Debian. With
-FLOW_MANAGER_REQUIRE_ENGINE=1 (as in CI) a test that needs Docker or Node and was skipped counts as failed, and so does a
-process that is left running.
+FLOW_MANAGER_REQUIRE_ENGINE=1 (as in CI) a process that is left running fails the run; tests/conftest.py does the same for
+tests that need Docker or Node and were skipped.
 """
 
 from __future__ import annotations
@@ -21,26 +21,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = "FLOW_MANAGER_REQUIRE_ENGINE"
-NEEDED = ("docker", "node")
 NPM_SECONDS = 300
 # Inherited by whatever the tests start; flows have an environment of their own, with FLOW_ID in it.
 MARK = "TEST_RUN_OF_FLOW_MANAGER"
 # What was told to end at the very end of the run may take a moment.
 GRACE_SECONDS = 5.0
-
-
-class NoSkips:
-    """Turns a skip of a test that needs Docker or Node into a failure: a green run must mean that it ran."""
-
-    @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
-        report = yield
-        needs = [name for name in NEEDED if item.get_closest_marker(name)]
-        if needs and report.skipped and not hasattr(report, "wasxfail"):
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-            report.outcome = "failed"
-            report.longrepr = f"{REQUIRED}=1, and this test needs {' and '.join(needs)}: {reason}"
-        return report
 
 
 class NothingLeft:
@@ -119,8 +104,7 @@ def main(arguments: list[str]) -> int:
     mark, since = uuid.uuid4().hex, time.time()
     os.environ[MARK] = mark
     required = os.environ.get(REQUIRED) == "1"
-    watcher = NothingLeft(mark, since, required)
-    return int(pytest.main(arguments, plugins=[watcher, *([NoSkips()] if required else [])]))
+    return int(pytest.main(arguments, plugins=[NothingLeft(mark, since, required)]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ LOOP = "FLOW_MANAGER_TEST_LOOP"
 NEEDED = ("browser", "docker", "node")
 NO_TASKS = "no_tasks_left"
 
-pytest_plugins = ["tests.engine"] if (Path(__file__).parent / "engine.py").exists() else []
+pytest_plugins = ["tests.engine", "tests.node"]
 
 # --- the event loop ---------------------------------------------------------------------------------------------------
 

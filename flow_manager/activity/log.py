@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,13 @@ class UserActivityLogger:
     def __init__(self, stream: ActivityStream, clock: Clock) -> None:
         self._stream = stream
         self._clock = clock
+
+    async def last_type(self, flow: FlowRef, types: Sequence[str]) -> str | None:
+        """Which of these was the newest entry of this flow; None: there is none."""
+        found = await self._stream.read(
+            limit=1, tenant=flow.tenant, container_id=flow.id, types=types, newest_first=True
+        )
+        return found[0].entry.type if found else None
 
     def log_container_created(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
         image = details.get("image")

@@ -189,7 +189,8 @@ class Masker:
         return self.mask_text(str(data))
 
     def _mask_under(self, key: str, value: Any, depth: int) -> Any:
-        if value is None or isinstance(value, bool) or value == "" or not looks_secret(key):
+        # A number is a count far more often than a secret: "tokens": 12 is what every language model's flow reports.
+        if value is None or isinstance(value, bool | int | float) or value == "" or not looks_secret(key):
             return self._mask(value, depth)
         return MASK
 

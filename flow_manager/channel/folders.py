@@ -18,6 +18,7 @@ from pathlib import Path
 
 from flow_manager.errors import DiskFull, SettingsRefused, SystemFailure
 from flow_manager.settings.models import MAX_SOCKETS_DIR_BYTES
+from flow_manager.util import file_lock
 
 # Closed by the parent for users of the host; open to whatever user runs in the container that it is mounted into.
 SOCKETS_DIR_MODE = 0o700
@@ -51,6 +52,11 @@ def open_sockets_dir(path: Path) -> int:
             )
         if stat.S_IMODE(found.st_mode) != SOCKETS_DIR_MODE:
             os.fchmod(descriptor, SOCKETS_DIR_MODE)
+        # Two managers here would clear each other's sockets.
+        if not file_lock.take(descriptor):
+            raise SettingsRefused(
+                f"sockets_dir: {path} is used by another flow-manager; give another with --sockets-dir"
+            )
     except BaseException:
         os.close(descriptor)
         raise

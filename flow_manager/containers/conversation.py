@@ -41,9 +41,7 @@ class Conversation:
         if (entry := self._entry(flow_id)) is None or self._core is None:
             return
         self._core.activity.log_container_message(entry.ref, body)
-        message = ContainerMessage.model_construct(
-            container_id=flow_id, message=self._core.masker.mask(body), timestamp=self._core.now()
-        )
+        message = ContainerMessage.model_construct(container_id=flow_id, message=body, timestamp=self._core.now())
         for listener in self._listeners:
             listener(entry.record.tenant, message)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,7 @@ from flow_manager.activity.log import UserActivityLogger
 from flow_manager.activity.redact import Masker
 from flow_manager.channel.handler import SocketCommunicationHandler
 from flow_manager.containers.adoptions import Adoptions
+from flow_manager.containers.availability import Availability
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.locks import FlowLocks
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from flow_manager.containers.outbox import Outbox
 
 T = TypeVar("T")
+# As many as fit a page without scrolling.
+LAST_LINES = 20
 # A reply waits this long, in seconds, for its activity entry to be on disk.
 NOTE_TIMEOUT = 2.0
 # A deleted flow's secret values are masked for this many seconds more.
@@ -56,6 +59,9 @@ class Core:
     code: CodeStore
     table: FlowTable
     locks: FlowLocks = field(default_factory=FlowLocks)
+    availability: Availability = field(default_factory=Availability)
+    # Creates that could not be undone because the runtime was away; tried again when it is back.
+    unfinished: dict[str, FlowEntry] = field(default_factory=dict)
     status_listeners: list[StatusListener] = field(default_factory=list)
     # Set by the reconciler: look at a flow again after an operation during which events came.
     look_again: Callable[[FlowEntry], None] = lambda _entry: None
@@ -124,6 +130,16 @@ class Core:
         for listener in self.status_listeners:
             listener(entry.record.tenant, status)
 
+    async def last_lines(self, flow_id: str) -> list[str]:
+        """A flow's last log lines, secrets masked: for people who want to know why it failed. None where there are none."""
+        entry = self.table.get(flow_id)
+        if entry is None:
+            return []
+        try:
+            return [self.masker.mask_text(line) for line in await entry.runtime.logs(entry.id, tail=LAST_LINES)]
+        except FlowManagerError:
+            return []
+
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def observe(self, entry: FlowEntry, observation: Observation, cause: str | None = None) -> None:
@@ -154,6 +170,19 @@ class Core:
             if (entry := self.table.get(flow_id)) is not None:
                 entry.record = replace(entry.record, last_used_at=at)
 
+    async def while_recording(self, entry: FlowEntry, doing: Coroutine[Any, Any, T], **changes: Any) -> T:
+        """Do something slow and change the record meanwhile: an engine takes hundreds of milliseconds, the store one.
+
+        The first failure of either is raised, after the other was ended.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                done = group.create_task(doing)
+                group.create_task(self.record(entry, **changes))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return done.result()
+
     def forget(self, entry: FlowEntry) -> None:
         self.table.discard(entry)
         self.observer.flow_removed(entry)
@@ -172,6 +201,20 @@ class Core:
 
     # --- operations ---------------------------------------------------------------------------------------------------
 
+    async def change(
+        self,
+        entry: FlowEntry,
+        name: str,
+        key: Any,
+        principal: Principal,
+        body: Callable[[], Awaitable[Any]],
+        *,
+        preempt: bool = False,
+    ) -> ContainerStatus:
+        """As `operate`; gives the status that it left behind, before the next operation could change it."""
+        _result, status = await self._operate(entry, name, key, principal, body, preempt=preempt)
+        return status
+
     async def operate(
         self,
         entry: FlowEntry,
@@ -185,10 +228,24 @@ class Core:
         """Run one operation under the flow's lock, logged and timed; a failure is told to people too.
 
         :raises ShuttingDown: when the service is about to end.
+        :raises RuntimeUnavailable: as soon as the flow's runtime is known to be away.
         """
+        result, _status = await self._operate(entry, name, key, principal, body, preempt=preempt)
+        return result
+
+    async def _operate(
+        self,
+        entry: FlowEntry,
+        name: str,
+        key: Any,
+        principal: Principal,
+        body: Callable[[], Awaitable[T]],
+        *,
+        preempt: bool,
+    ) -> tuple[T, ContainerStatus]:
         self.refuse_when_closing()
 
-        async def under_lock() -> T:
+        async def under_lock() -> tuple[T, ContainerStatus]:
             self.still_there(entry)
             started = self.clock.monotonic()
             entry.operation = name
@@ -200,11 +257,14 @@ class Core:
             error: FlowManagerError | None = None
             ended: BaseException | None = None
             try:
-                return await body()
+                result = await self.availability.during(entry.runtime, body)
             except FlowManagerError as failed:
                 # An engine's own words can hold a value of the flow's environment.
                 failed.hide(self.masker)
                 outcome, error = failed.code, failed
+                raise
+            except asyncio.CancelledError as failed:
+                outcome, ended = "ended", failed
                 raise
             except BaseException as failed:
                 outcome, ended = type(failed).__name__, failed
@@ -226,6 +286,7 @@ class Core:
                     self.tell(entry)
                     if entry.seen_during_operation or outcome != "done":
                         self.look_again(entry)
+            return result, self.status(entry)
 
         return await self.locks.run(entry.id, name, key, under_lock, preempt=preempt)
 

@@ -8,7 +8,7 @@ from typing import Any
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.repeats import KEEP, request_key
-from flow_manager.containers.start import start_now
+from flow_manager.containers.start import start_now, tell_started
 from flow_manager.contract.models import ContainerConfig, ContainerInfo
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import CreateContainer
@@ -135,20 +135,19 @@ async def _steps(core: Core, entry: FlowEntry, principal: Principal, *, start: b
         core.activity.log_container_created(entry.ref, principal.name, image=config.image, runtime=entry.runtime.name)
     )
     if start:
-        await core.noted(core.activity.log_container_started(entry.ref, principal.name))
+        await tell_started(core, entry, core.activity.log_container_started(entry.ref, principal.name))
 
 
 async def undo(core: Core, entry: FlowEntry) -> None:
-    """Remove whatever a create has made so far. What can't be removed now is finished at the next start."""
+    """Remove whatever a create has made so far. What a runtime that is away keeps is removed when it is back."""
     core.forget(entry)
+    core.unfinished[entry.id] = entry
     try:
         await entry.runtime.remove(entry.id, force=True)
         await core.channel.cleanup_socket(entry.id, remove_folder=True)
         await core.code.remove(entry.id)
         await core.store.delete(entry.id)
     except (FlowManagerError, OSError) as error:
-        core.log.log_debug(
-            "what a failed create left goes at the next start",
-            container=entry.id,
-            reason=str(error),
-        )
+        core.log.log_debug("what a failed create left can't be removed yet", container=entry.id, reason=str(error))
+        return
+    core.unfinished.pop(entry.id, None)

@@ -17,7 +17,7 @@ from flow_manager.errors import Conflict, ShuttingDown
 
 T = TypeVar("T")
 # Operations that a shutdown ends get this long to clean up after themselves.
-CLEAN_UP_GRACE = 3.0
+CLEAN_UP_GRACE = 1.5
 
 
 @dataclass(slots=True, eq=False)
@@ -31,9 +31,10 @@ class _Operation:
 
 
 class FlowLock:
-    """The lock of one flow."""
+    """The lock of one flow. `on_idle` is called whenever nothing is under way and nothing waits any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_idle: Callable[[], None] = lambda: None) -> None:
+        self._on_idle = on_idle
         self._current: _Operation | None = None
         self._waiting: deque[_Operation] = deque()
 
@@ -55,6 +56,9 @@ class FlowLock:
         if operation is None:
             operation = _Operation(name, key, preempt)
             operation.task = asyncio.get_running_loop().create_task(self._execute(operation, body), name=f"flow-{name}")
+            # Not a `finally` inside the task: one that is cancelled before its first step never enters it, and its lock
+            # would be held for ever.
+            operation.task.add_done_callback(lambda _done: self._finished(operation))
             if preempt:
                 self._preempt(operation)
             else:
@@ -112,21 +116,24 @@ class FlowLock:
             current.task.cancel()
 
     async def _execute(self, operation: _Operation, body: Callable[[], Awaitable[T]]) -> T:
-        try:
-            await operation.turn.wait()
-            return await body()
-        finally:
-            self._finished(operation)
+        await operation.turn.wait()
+        return await body()
 
     def _finished(self, operation: _Operation) -> None:
         if self._current is not operation:
             # Cancelled while it waited.
             if operation in self._waiting:
                 self._waiting.remove(operation)
+                self._tell_if_idle()
             return
         self._current = self._waiting.popleft() if self._waiting else None
         if self._current is not None:
             self._current.turn.set()
+        self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self.idle:
+            self._on_idle()
 
 
 class FlowLocks:
@@ -140,12 +147,11 @@ class FlowLocks:
     ) -> T:
         lock = self._locks.get(flow_id)
         if lock is None:
-            lock = self._locks[flow_id] = FlowLock()
-        try:
-            return await lock.run(name, key, body, preempt=preempt)
-        finally:
-            if lock.idle and self._locks.get(flow_id) is lock:
-                del self._locks[flow_id]
+            lock = self._locks[flow_id] = FlowLock(lambda: self._drop(flow_id))
+        return await lock.run(name, key, body, preempt=preempt)
+
+    def _drop(self, flow_id: str) -> None:
+        self._locks.pop(flow_id, None)
 
     def operation(self, flow_id: str) -> str | None:
         lock = self._locks.get(flow_id)

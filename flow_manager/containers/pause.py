@@ -21,8 +21,7 @@ async def pause(core: Core, principal: Principal, request: ChangeContainer) -> C
         if was != "paused":
             await core.noted(core.activity.log_container_paused(entry.ref, principal.name))
 
-    await core.operate(entry, "pause", None, principal, body)
-    return core.status(entry)
+    return await core.change(entry, "pause", None, principal, body)
 
 
 async def unpause(core: Core, principal: Principal, request: ChangeContainer) -> ContainerStatus:
@@ -37,8 +36,7 @@ async def unpause(core: Core, principal: Principal, request: ChangeContainer) ->
         if was == "paused":
             await core.noted(core.activity.log_container_unpaused(entry.ref, principal.name))
 
-    await core.operate(entry, "unpause", None, principal, body)
-    return core.status(entry)
+    return await core.change(entry, "unpause", None, principal, body)
 
 
 def _check(core: Core, request: ChangeContainer, principal: Principal) -> None:

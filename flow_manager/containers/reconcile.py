@@ -11,6 +11,7 @@ from contextlib import aclosing
 
 from flow_manager.containers.adopt import adopt, follow, forget_gone, recognise
 from flow_manager.containers.core import Core
+from flow_manager.containers.create import undo
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.principal import DEFAULT_TENANT
 from flow_manager.errors import ContainerNotFound, FlowManagerError
@@ -32,7 +33,6 @@ class Reconciler:
         self._watchers: list[asyncio.Task[None]] = []
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
-        self._away: set[str] = set()
 
     def open(self) -> None:
         self._core.look_again = self.look
@@ -123,15 +123,13 @@ class Reconciler:
             if entry.runtime is runtime and not entry.stale:
                 entry.stale = True
                 self._core.tell(entry)
-        if runtime.name not in self._away:
-            self._away.add(runtime.name)
+        if self._core.availability.lost(runtime.name, reason or "no answer"):
             self._core.observer.runtime_away(runtime.name)
             for tenant in self._tenants(runtime):
                 self._core.activity.log_runtime_unavailable(runtime.name, reason or "no answer", tenant=tenant)
 
     def _came_back(self, runtime: Runtime) -> None:
-        if runtime.name in self._away:
-            self._away.discard(runtime.name)
+        if self._core.availability.back(runtime.name):
             self._core.observer.runtime_back(runtime.name)
             for tenant in self._tenants(runtime):
                 self._core.activity.log_runtime_available(runtime.name, tenant=tenant)
@@ -166,6 +164,9 @@ class Reconciler:
             return
         found = {observation.id: observation for observation in seen}
         self._came_back(runtime)
+        for unfinished in list(self._core.unfinished.values()):
+            if unfinished.runtime is runtime:
+                await undo(self._core, unfinished)
         for number, entry in enumerate(self._core.table, 1):
             if number % TURN_AFTER == 0:
                 await asyncio.sleep(0)

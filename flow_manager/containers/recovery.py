@@ -9,6 +9,7 @@ from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
 from flow_manager.containers.delete import leave_nothing
 from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.reconcile import ACTOR
 from flow_manager.contract.models import ContainerConfig
 from flow_manager.contract.principal import MANAGER
 from flow_manager.errors import FlowManagerError
@@ -101,6 +102,25 @@ async def _find_again(core: Core, entry: FlowEntry, found: Observation | None) -
         core.observe(entry, await entry.runtime.inspect(entry.id))
     except FlowManagerError as error:
         core.log.log_debug("a flow could not be inspected", container=entry.id, reason=error.message)
+    await _tell_what_was_missed(core, entry)
     if entry.running and not entry.record.adopted:
         # The flow went on without us: it finds its socket made anew and connects again.
         await core.channel.setup_socket(entry.id)
+
+
+# The newest of these tells what people believe of a flow.
+_RUNS = frozenset({"container_started", "container_restarted", "container_unpaused", "woke"})
+_RUNS_NOT = frozenset({"container_created", "container_stopped", "container_killed", "container_died", "napped"})
+
+
+async def _tell_what_was_missed(core: Core, entry: FlowEntry) -> None:
+    """What happened while no manager was there is told now: who follows activity must not believe a dead flow alive."""
+    found = entry.observation
+    believed = await core.activity.last_type(entry.ref, sorted(_RUNS | _RUNS_NOT))
+    if found is None or believed is None:
+        return
+    if believed in _RUNS and found.state in ("exited", "stopped", "dead"):
+        cause = "oom" if found.oom_killed else None
+        core.activity.log_container_died(entry.ref, exit_code=found.exit_code, cause=cause)
+    elif believed in _RUNS_NOT and found.state == "running":
+        core.activity.log_container_started(entry.ref, ACTOR)

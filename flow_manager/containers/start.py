@@ -9,8 +9,9 @@ from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.models import ContainerStatus
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import StartContainer
-from flow_manager.errors import ContainerStopped, OperationTimeout
+from flow_manager.errors import ContainerStopped, OperationTimeout, StartFailed
 from flow_manager.runtimes.base import Observation
+from flow_manager.store.base import StoredActivity
 
 # How long `wait: "ready"` waits for a flow without an idle policy (the policy's wake_timeout has the same default).
 READY_TIMEOUT = 180.0
@@ -27,13 +28,14 @@ async def start(core: Core, principal: Principal, request: StartContainer) -> Co
         ran = entry.observation is not None and entry.observation.state in ("running", "restarting")
         await start_now(core, entry)
         if not ran:
-            await core.noted(core.activity.log_container_started(entry.ref, principal.name))
+            await tell_started(core, entry, core.activity.log_container_started(entry.ref, principal.name))
 
-    await core.operate(entry, "start", None, principal, body)
+    status = await core.change(entry, "start", None, principal, body)
     if request.wait == "ready":
         # Outside the lock: a stop must be able to end the wait.
         await wait_ready(core, entry)
-    return core.status(entry)
+        return core.status(entry)
+    return status
 
 
 async def start_now(core: Core, entry: FlowEntry) -> Observation:
@@ -42,24 +44,32 @@ async def start_now(core: Core, entry: FlowEntry) -> Observation:
         await core.channel.setup_socket(entry.id)
     entry.problem = None
     try:
-        # The engine takes hundreds of milliseconds, the store one: both at once.
-        async with asyncio.TaskGroup() as group:
-            starting = group.create_task(entry.runtime.start(entry.id))
-            group.create_task(core.record(entry, desired="running"))
-    except BaseExceptionGroup as failed:
-        error = failed.exceptions[0]
+        observation = await core.while_recording(entry, entry.runtime.start(entry.id), desired="running")
+    except BaseException as error:
         entry.problem = core.masker.mask_text(str(error))
         await core.channel.cleanup_socket(entry.id)
-        raise error from None
-    observation = starting.result()
+        raise
     core.observe(entry, observation)
     return observation
 
 
-async def wait_ready(core: Core, entry: FlowEntry) -> None:
-    """Wait until the flow's own health check passes; a flow without one is ready when it runs.
+async def tell_started(core: Core, entry: FlowEntry, storing: asyncio.Future[StoredActivity]) -> None:
+    """The entry of a start; and of its end, when the program was quicker than our first look at it."""
+    await core.noted(storing)
+    seen = entry.observation
+    if seen is not None and not seen.running:
+        await core.noted(
+            core.activity.log_container_died(
+                entry.ref, exit_code=seen.exit_code, cause="oom" if seen.oom_killed else None
+            )
+        )
+        await core.channel.cleanup_socket(entry.id)
 
-    :raises ContainerStopped: when it ends meanwhile.
+
+async def wait_ready(core: Core, entry: FlowEntry) -> None:
+    """Wait until the flow is ready: its policy's checks, else its image's, else its port, else that it runs.
+
+    :raises ContainerStopped: when it ends meanwhile. :raises StartFailed: when its watcher gives it up, with the reason.
     :raises OperationTimeout: naming what it waited for.
     """
     limit = entry.config.idle.wake_timeout if entry.config.idle else READY_TIMEOUT
@@ -79,15 +89,15 @@ async def wait_ready(core: Core, entry: FlowEntry) -> None:
                     raise ContainerStopped(
                         f"the flow is {status.state}", state=status.state, exit_code=status.exit_code
                     )
-                if status.state == "running" and status.health in ("none", "healthy"):
+                if status.flow_state == "ready":
                     return
+                if status.flow_state == "error":
+                    reason = status.error or "it never became ready"
+                    raise StartFailed(f"the flow is not ready: {reason}", reason=reason, exit_code=status.exit_code)
                 await changed.wait()
     except TimeoutError:
         raise OperationTimeout(
-            f"not ready after {limit:g} s: its health check does not pass",
-            operation="start",
-            waited_for="health",
-            timeout=limit,
+            f"not ready after {limit:g} s", operation="start", waited_for="readiness", timeout=limit
         ) from None
     finally:
         core.status_listeners.remove(on_status)

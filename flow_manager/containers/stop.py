@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
-from flow_manager.containers.start import start_now
+from flow_manager.containers.start import start_now, tell_started
 from flow_manager.contract.models import ContainerStatus
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import KillContainer, RestartContainer, StopContainer
-from flow_manager.errors import ContainerStopped
+from flow_manager.errors import ContainerStopped, FlowManagerError
 from flow_manager.runtimes.base import Observation
 
 DEFAULT_GRACE = 10.0
@@ -21,19 +21,22 @@ async def stop(core: Core, principal: Principal, request: StopContainer) -> Cont
     """
     entry = core.table.resolve(principal, request.container_id)
 
-    async def body() -> ContainerStatus:
-        ran = entry.running
-        # Before the stop: should the manager die in between, the flow must not be brought back.
-        await core.record(entry, desired="stopped")
-        observation = await _stop_now(core, entry, signal=request.signal, timeout=request.timeout)
+    async def body() -> None:
+        ran, wanted = entry.running, entry.record.desired
+        try:
+            # Recorded while it stops, not after: should the manager die in between, the flow must not be brought back.
+            observation = await core.while_recording(
+                entry, _stop_now(core, entry, signal=request.signal, timeout=request.timeout), desired="stopped"
+            )
+        except FlowManagerError:
+            await core.record(entry, desired=wanted)
+            raise
         if ran:
             await core.noted(
                 core.activity.log_container_stopped(entry.ref, principal.name, exit_code=observation.exit_code)
             )
-        return core.status(entry)
 
-    await core.operate(entry, "stop", (request.signal, request.timeout), principal, body)
-    return core.status(entry)
+    return await core.change(entry, "stop", (request.signal, request.timeout), principal, body)
 
 
 async def restart(core: Core, principal: Principal, request: RestartContainer) -> ContainerStatus:
@@ -46,10 +49,9 @@ async def restart(core: Core, principal: Principal, request: RestartContainer) -
     async def body() -> None:
         await _stop_now(core, entry, signal=None, timeout=request.timeout)
         await start_now(core, entry)
-        await core.noted(core.activity.log_container_restarted(entry.ref, principal.name))
+        await tell_started(core, entry, core.activity.log_container_restarted(entry.ref, principal.name))
 
-    await core.operate(entry, "restart", request.timeout, principal, body)
-    return core.status(entry)
+    return await core.change(entry, "restart", request.timeout, principal, body)
 
 
 async def kill(core: Core, principal: Principal, request: KillContainer) -> ContainerStatus:
@@ -77,8 +79,7 @@ async def kill(core: Core, principal: Principal, request: KillContainer) -> Cont
         await core.channel.cleanup_socket(entry.id)
         await core.noted(core.activity.log_container_killed(entry.ref, principal.name, signal=signal))
 
-    await core.operate(entry, "kill", signal, principal, body, preempt=True)
-    return core.status(entry)
+    return await core.change(entry, "kill", signal, principal, body, preempt=True)
 
 
 async def _stop_now(core: Core, entry: FlowEntry, *, signal: str | None, timeout: float | None) -> Observation:

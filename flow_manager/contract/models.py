@@ -19,6 +19,8 @@ _IMAGE = re.compile(
     r"(?=.{1,512}\Z)[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9]+:[a-f0-9]{32,128})?\Z"
 )
+# In a container: the channel, the code, and what the kernel shows.
+MANAGERS_OWN_PLACES = ("/run/flow", "/flow", "/proc", "/sys", "/dev")
 RESERVED_LABEL_PREFIX = "flow-manager."
 
 ContainerState = Literal["created", "running", "stopped", "paused", "restarting", "removing", "exited", "dead"]
@@ -45,8 +47,9 @@ def no_nul(text: str) -> str:
     return text
 
 
-CleanText = Annotated[str, AfterValidator(no_control_characters), Field(max_length=4096)]
-Argument = Annotated[str, AfterValidator(no_nul), Field(max_length=131072)]
+# Lengths before validators: pydantic counts what follows a function in "items".
+CleanText = Annotated[str, Field(max_length=4096), AfterValidator(no_control_characters)]
+Argument = Annotated[str, Field(max_length=131072), AfterValidator(no_nul)]
 
 
 class WireModel(BaseModel):
@@ -120,7 +123,7 @@ class ContainerConfig(WireModel):
     hosts: list[str] = []
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     idle: IdlePolicy | None = None
-    code_path: Annotated[str, AfterValidator(no_nul), Field(min_length=1, max_length=4096)] | None = None
+    code_path: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(no_nul)] | None = None
 
     @field_validator("image")
     @classmethod
@@ -156,13 +159,23 @@ class ContainerConfig(WireModel):
             if not source.startswith("/"):
                 raise ValueError(f"{source[:64]!r}: a host path is absolute")
             parse_volume_target(target)
+        targets = [parse_volume_target(target)[0].rstrip("/") for target in volumes.values()]
+        if len(set(targets)) < len(targets):
+            raise ValueError("two volumes have one place in the container")
+        for path in targets:
+            if any(path == taken or path.startswith(f"{taken}/") for taken in MANAGERS_OWN_PLACES):
+                raise ValueError(f"{path[:64]!r} is a place of the manager's or the system's own in the container")
         return volumes
 
     @field_validator("ports")
     @classmethod
     def _ports(cls, ports: dict[str, int]) -> dict[str, int]:
-        for key in ports:
-            parse_port_key(key)
+        seen: set[tuple[int, str]] = set()
+        for key, host_port in ports.items():
+            _port, protocol = parse_port_key(key)
+            if host_port and (host_port, protocol) in seen:
+                raise ValueError(f"the host port {host_port} is asked for twice")
+            seen.add((host_port, protocol))
         return ports
 
     @field_validator("working_dir")

@@ -42,9 +42,19 @@ def failure(error: FlowManagerError, *, at: datetime | None = None) -> dict[str,
 def invalid_request(error: ValidationError) -> InvalidRequest:
     """Each field's path and reason; never the value itself, which may be a secret."""
     fields = [
-        {"path": ".".join(str(part) for part in item["loc"]) or "(request)", "reason": item["msg"][:MAX_REASON]}
+        {
+            "path": ".".join(str(part) for part in item["loc"]) or "(request)",
+            "reason": _reason(item["type"], item["msg"]),
+        }
         for item in error.errors(include_url=False, include_input=False, include_context=False)[:MAX_FIELDS_TOLD]
     ]
     first = fields[0]
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     return InvalidRequest(f"{first['path']}: {first['reason']}{more}", fields=fields)
+
+
+def _reason(kind: str, message: str) -> str:
+    """Pydantic's words, without its own class names and prefixes."""
+    if kind in ("model_type", "model_attributes_type", "dataclass_type"):
+        return "Input should be an object"
+    return message.removeprefix("Value error, ")[:MAX_REASON]

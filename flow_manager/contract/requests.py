@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from flow_manager.contract.models import CleanText, ContainerConfig, ContainerState, IdlePolicy, WireModel
+from flow_manager.contract.models import (
+    CleanText,
+    ContainerConfig,
+    ContainerState,
+    IdlePolicy,
+    WireModel,
+    no_control_characters,
+)
 
 MAX_TIMEOUT = 600
 Timeout = Annotated[float, Field(ge=0, le=MAX_TIMEOUT)]
+RequestId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(no_control_characters)]
 ContainerRef = Annotated[str, Field(min_length=1, max_length=256)]
 Signal = Annotated[str, Field(pattern=r"^(SIG)?[A-Z][A-Z0-9+-]{0,11}$")]
 Cursor = Annotated[int, Field(ge=0)]
@@ -18,7 +26,7 @@ Cursor = Annotated[int, Field(ge=0)]
 class Mutation(WireModel):
     """`request_id`: the same id from the same principal within 24 h gives the first reply and does nothing twice."""
 
-    request_id: Annotated[CleanText, Field(min_length=1, max_length=64)] | None = None
+    request_id: RequestId | None = None
 
 
 class CreateContainer(ContainerConfig, Mutation):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 from flow_manager.errors import SettingsRefused, StateFolderLocked
+from flow_manager.util import file_lock
 from flow_manager.util.ids import new_flow_id
 
 
@@ -27,15 +27,13 @@ class StateFolder:
             raise SettingsRefused(
                 f"state_dir: {self.path} can't be used ({error.strerror}); give another with --state-dir"
             ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not file_lock.take(lock):
             holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(lock)
             raise StateFolderLocked(
                 f"state_dir: {self.path} is used by another flow-manager (process {holder}); "
                 "stop that one, or give another folder with --state-dir"
-            ) from None
+            )
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         self._lock = lock

@@ -99,6 +99,7 @@ class Platform:
     def settings(self, **changes: Any) -> Settings:
         values: dict[str, Any] = {
             "port": 0,
+            "proxy_port": 0,
             # What somebody else runs on this engine is none of a test's business.
             "adopt": False,
             "runtime": self.kind,
@@ -190,5 +191,19 @@ async def connect() -> AsyncIterator[Callable[..., Any]]:
             await client.connect(service.url, token)
             stack.push_async_callback(client.close)
             return client
+
+        yield make
+
+
+@pytest.fixture
+async def started() -> AsyncIterator[Callable[..., Any]]:
+    """`await started(settings)` gives a Service that the test may stop itself; it is stopped in any case, also twice."""
+    async with AsyncExitStack() as stack:
+
+        async def make(settings: Settings) -> Service:
+            service = Service(settings)
+            stack.push_async_callback(service.stop)
+            await service.start()
+            return service
 
         yield make

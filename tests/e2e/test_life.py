@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,16 +19,16 @@ import socketio
 
 from flow_manager.app import Service
 from flow_manager.errors import SettingsRefused, StateFolderLocked
+from flow_manager.settings.models import RuntimeSettings
 from flow_manager.testing import eventually
 from tests.e2e.conftest import Platform, running
 
 
 async def test_docker_flows_go_on_after_the_end_and_it_says_so(
-    docker_platform: Platform, connect: Callable[..., Any]
+    docker_platform: Platform, connect: Callable[..., Any], started: Callable[..., Any]
 ) -> None:
     engine = str(docker_platform.runtimes["docker"].url)
-    service = Service(docker_platform.settings())
-    await service.start()
+    service = await started(docker_platform.settings())
     client = await connect(service)
     polling = await connect(service, transports=["polling"])
     await client.ok("subscribe_activity")
@@ -48,10 +51,9 @@ async def test_docker_flows_go_on_after_the_end_and_it_says_so(
 
 
 async def test_process_flows_end_with_the_service_and_it_says_so(
-    process_platform: Platform, connect: Callable[..., Any]
+    process_platform: Platform, connect: Callable[..., Any], started: Callable[..., Any]
 ) -> None:
-    service = Service(process_platform.settings())
-    await service.start()
+    service = await started(process_platform.settings())
     client = await connect(service)
     marker = "12345.678"
     await client.ok("create_container", start=True, image="local", command=["sleep", marker])
@@ -62,10 +64,9 @@ async def test_process_flows_end_with_the_service_and_it_says_so(
 
 
 async def test_an_operation_under_way_at_the_end_is_answered_and_the_end_is_bounded(
-    memory_platform: Platform, connect: Callable[..., Any]
+    memory_platform: Platform, connect: Callable[..., Any], started: Callable[..., Any]
 ) -> None:
-    service = Service(memory_platform.settings(shutdown_timeout=1))
-    await service.start()
+    service = await started(memory_platform.settings(shutdown_timeout=1))
     client = await connect(service)
     flow = await client.ok("create_container", start=True, image="memory", command=["ignore-term"])
     stopping = asyncio.create_task(client.call("stop_container", container_id=flow["id"], timeout=500))
@@ -80,6 +81,87 @@ async def test_an_operation_under_way_at_the_end_is_answered_and_the_end_is_boun
     assert time.monotonic() - began < 5
     reply = await stopping
     assert reply["code"] == "shutting_down"
+
+
+async def test_the_end_is_in_time_with_flows_that_ignore_it_and_a_stop_under_way(
+    process_platform: Platform, connect: Callable[..., Any], started: Callable[..., Any]
+) -> None:
+    service = await started(process_platform.settings())
+    client = await connect(service)
+    command = ["sh", "-c", "trap '' TERM; echo; while :; do sleep 1; done"]
+    flows = [await client.ok("create_container", start=True, image="local", command=command) for _ in range(2)]
+    stopping = asyncio.create_task(client.call("stop_container", container_id=flows[0]["id"], timeout=500))
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    await service.stop()
+    assert time.monotonic() - began < service.settings.shutdown_timeout + 1
+    assert (await stopping)["code"] == "shutting_down"
+    async with running(process_platform.settings()) as again:
+        client = await connect(again)
+        entries = (await client.ok("list_activity", container_id=flows[1]["id"]))["entries"]
+        assert [entry["type"] for entry in entries][:2] == ["container_stopped", "container_started"]
+
+
+@pytest.mark.docker
+async def test_a_frozen_engine_ends_what_waits_for_it_and_holds_no_shutdown_up(
+    private_docker_engine: Callable[[], Any],
+    short_folder: Path,
+    connect: Callable[..., Any],
+    started: Callable[..., Any],
+) -> None:
+    from tests.engine import BUSYBOX_IMAGE
+
+    engine = await asyncio.to_thread(private_docker_engine)
+    (short_folder / "code").mkdir()
+    platform = Platform("docker", short_folder, {}, {}, {}, runtimes={"docker": RuntimeSettings(url=engine.host)})
+    service = await started(platform.settings())
+    client = await connect(service)
+    sleeper = {"image": BUSYBOX_IMAGE, "command": ["sleep", "600"]}
+    flow = await client.ok("create_container", start=True, **sleeper)
+    pid = engine.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        replies = await asyncio.gather(
+            client.call("stop_container", container_id=flow["id"], timeout=1),
+            client.call("create_container", **sleeper),
+        )
+        assert {reply["code"] for reply in replies} == {"runtime_unavailable"}
+        assert time.monotonic() - began < 35
+        assert (await client.ok("get_status", container_id=flow["id"]))["stale"] is True
+        began = time.monotonic()
+        assert (await client.refused("pause_container", container_id=flow["id"]))["code"] == "runtime_unavailable"
+        assert time.monotonic() - began < 5
+        began = time.monotonic()
+        await service.stop()
+        assert time.monotonic() - began < 10
+        assert any("go on" in line for line in service.farewell)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_what_left_a_flows_session_ends_with_it(process_platform: Platform, connect: Callable[..., Any]) -> None:
+    async with running(process_platform.settings()) as service:
+        client = await connect(service)
+        marker = "23456.789"
+        command = ["sh", "-c", f"setsid sleep {marker} & sleep 1000"]
+
+        def there() -> bool:
+            return any(marker in (p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+
+        for verb in ("stop_container", "kill_container", "delete_container"):
+            flow = await client.ok("create_container", start=True, image="local", command=command)
+            await eventually(there)
+            await client.ok(verb, container_id=flow["id"], **({"force": True} if verb == "delete_container" else {}))
+            assert not there(), verb
+
+
+async def test_two_services_cannot_share_a_sockets_folder(memory_platform: Platform) -> None:
+    other = memory_platform.settings(state_dir=memory_platform.root / "other")
+    async with running(memory_platform.settings()):
+        with pytest.raises(SettingsRefused, match="--sockets-dir"):
+            await Service(other).start()
 
 
 async def test_two_services_cannot_share_a_state_folder(memory_platform: Platform) -> None:

@@ -124,9 +124,11 @@ async def test_a_repeated_request_does_nothing_twice(platform: Platform, connect
         await one.ok("delete_container", container_id=replies[0]["data"]["id"])
 
 
-async def test_a_restarted_service_finds_its_flows_again(platform: Platform, connect: Callable[..., Any]) -> None:
-    if platform.kind == "memory":
-        pytest.skip("a memory runtime ends with its service")
+@pytest.mark.parametrize("kind", ["process", pytest.param("docker", marks=pytest.mark.docker)])
+async def test_a_restarted_service_finds_its_flows_again(
+    kind: str, request: pytest.FixtureRequest, connect: Callable[..., Any]
+) -> None:
+    platform: Platform = request.getfixturevalue(f"{kind}_platform")
     async with running(platform.settings()) as service:
         client = await connect(service)
         flow = (await client.ok("create_container", name="keeps", start=True, **platform.echo))["id"]

@@ -42,6 +42,12 @@ await call("start_container", { container_id, wait: "started" });
 await call("get_status", { container_id });
 await call("get_container", { container_id: `js-${transport}` });
 await call("list_containers");
+if (process.argv[5]) {
+  // A real flow takes a moment to connect to its channel.
+  const end = Date.now() + 20000;
+  while (!(await call("get_status", { container_id })).data.socket_connected && Date.now() < end)
+    await new Promise((resolve) => setTimeout(resolve, 50));
+}
 await call("send_message", { container_id, message: { hello: "flow" }, expect_reply: true, timeout: 20 });
 await call("pause_container", { container_id });
 await call("unpause_container", { container_id });

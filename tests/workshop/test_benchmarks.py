@@ -41,6 +41,13 @@ def test_the_table_shows_value_floor_and_ratio_and_leaves_out_what_has_none() ->
     assert "0.01 MiB/min" in slope and slope.count("-") == 2
 
 
+def test_the_readmes_table_has_a_line_for_each_row() -> None:
+    from benchmarks.rows import markdown, row
+
+    lines = markdown([row("start", 330, "ms", 300), row("slope", 0.01, "MiB/min")]).splitlines()
+    assert lines[-2:] == ["| start | 330 ms | 300 ms | 1.10 |", "| slope | 0.01 MiB/min | - | - |"]
+
+
 def test_memory_that_grows_has_a_slope_and_memory_that_does_not_has_none() -> None:
     from benchmarks.memory import MIB, slope
 

@@ -164,6 +164,9 @@ def _words(exc: BaseException) -> str:
         return "no answer in time"
     if isinstance(exc, AssertionError):
         return "no engine address is configured and no socket was found"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        # Its own text speaks of ports and ssl, which a Unix socket has not.
+        return (exc.os_error.strerror or type(exc.os_error).__name__)[:MAX_MESSAGE]
     if isinstance(exc, aiohttp.ClientError | OSError):
         return (str(exc) or type(exc).__name__)[:MAX_MESSAGE]
     return f"unreadable answer ({type(exc).__name__})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,19 @@ def find_session_leader(name: str, value: str) -> int | None:
         if stat and stat.alive and stat.session == pid and environment_holds(pid, name, value):
             return pid
     return None
+
+
+def kill_all_with(name: str, value: str) -> int:
+    """KILL every living process that was started with that variable; how many there were. Reads all of /proc: some ms."""
+    killed = 0
+    for pid in _pids():
+        if environment_holds(pid, name, value):
+            try:
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+            except (ProcessLookupError, PermissionError):
+                continue
+    return killed
 
 
 def _pids() -> list[int]:

@@ -3,8 +3,8 @@
 It isolates nothing. A flow runs as the manager's own user, sees the whole file system, all processes and networks of the
 host, and may signal whatever that user may. Use it for programs that you would start from your own shell.
 
-What it does give: a session and process group of its own (signals, pause and end reach the whole group, but not a process
-that deliberately left it), an environment of its own, exit codes, output in files, limits where a cgroup v2 was delegated,
+What it does give: a session and process group of its own (signals, pause and end reach the whole group, and one that left
+it is found by its environment), an environment of its own, exit codes, output in files, limits where a cgroup v2 was delegated,
 and flows that live on while the manager restarts. Linux only (pidfd).
 """
 
@@ -125,6 +125,7 @@ class ProcessProvider:
         outcomes = await asyncio.gather(
             *(flow.group.stop(flow.stop_number(None), grace) for flow in running), return_exceptions=True
         )
+        await asyncio.gather(*(self._sweep(flow.id) for flow in running))
         for flow, outcome in zip(running, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 log.error("flow %s could not be ended: %s", flow.id, outcome)
@@ -185,6 +186,7 @@ class ProcessProvider:
         number = flow.stop_number(signal)
         if flow.runs:
             await flow.group.stop(number, timeout)
+        await self._sweep(id)
         return flow.observe()
 
     async def kill(self, id: str, signal: str = "SIGKILL") -> Observation:
@@ -193,6 +195,7 @@ class ProcessProvider:
         flow.group.send(number)
         if number == signal_number("SIGKILL"):
             await flow.group.kill()
+            await self._sweep(id)
         return flow.observe()
 
     async def pause(self, id: str) -> Observation:
@@ -217,6 +220,7 @@ class ProcessProvider:
                 flow.refuse_if_running()
             elif flow.runs:
                 await flow.group.kill()
+            await self._sweep(id)
             await flow.discard()
             self._flows.pop(id, None)
             self._meter.forget(id)
@@ -247,6 +251,10 @@ class ProcessProvider:
 
     def watch(self) -> AsyncIterator[RuntimeEvent]:
         return self._hub.watch()
+
+    async def _sweep(self, id: str) -> None:
+        """End what left the flow's session (`setsid`): its environment still says whose it is."""
+        await asyncio.to_thread(kernel.kill_all_with, "FLOW_ID", id)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

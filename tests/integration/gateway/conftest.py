@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -35,7 +33,6 @@ from flow_manager.store.base import StoredActivity
 from flow_manager.util.clock import SystemClock
 from flow_manager.web.routes import build_app
 
-JS = Path(__file__).parents[2] / "js"
 DEADLINE = 10.0
 
 
@@ -507,14 +504,3 @@ async def raw(service: SimpleNamespace) -> AsyncIterator[Callable[..., Any]]:
         for websocket in opened:
             # A server that is gone already answers no close; nobody waits for it.
             websocket._response.close()
-
-
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    """socket.io-client, installed once from the lock file; a skip where there is no Node."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("Node.js is missing: the JavaScript client is not tested")
-    if not (JS / "node_modules" / "socket.io-client" / "package.json").exists():
-        subprocess.run([npm, "ci", "--silent"], cwd=JS, check=True, timeout=120)
-    return JS / "node_modules"

@@ -119,13 +119,15 @@ def test_data_is_masked_by_key_and_by_value_at_any_depth_and_not_in_place() -> N
     masker.add_secret("hunter22")
     data = {
         "password": ["a", {"b": 1}],
-        "nested": [{"apiKey": 12345, "note": "say hunter22", "auth": None, "token": True, "secret": ""}],
+        "nested": [
+            {"apiKey": "12345", "tokens": 12, "note": "say hunter22", "auth": None, "token": True, "secret": ""}
+        ],
         "hunter22": (1, 2.5),
     }
     before = json.dumps(data)
     assert masker.mask(data) == {
         "password": MASK,
-        "nested": [{"apiKey": MASK, "note": f"say {MASK}", "auth": None, "token": True, "secret": ""}],
+        "nested": [{"apiKey": MASK, "tokens": 12, "note": f"say {MASK}", "auth": None, "token": True, "secret": ""}],
         MASK: [1, 2.5],
     }
     assert json.dumps(data) == before

@@ -188,3 +188,38 @@ async def test_locks_of_idle_flows_are_dropped(locks: FlowLocks) -> None:
     work.may_end.set()
     await locks.run("f", "start", None, work)
     assert locks._locks == {}
+
+
+async def test_an_operation_ended_before_its_first_step_frees_the_lock(locks: FlowLocks) -> None:
+    """A task that is cancelled before it ever ran enters no `try`: its lock was held for ever."""
+    journal: list[str] = []
+    never, kill = Work(journal, "stop"), Work(journal, "kill")
+    kill.may_end.set()
+    stopping = asyncio.create_task(locks.run("f", "stop", None, never))
+    killing = asyncio.create_task(locks.run("f", "kill", None, kill, preempt=True))
+    async with asyncio.timeout(5):
+        assert await killing == "kill"
+        with pytest.raises(Conflict):
+            await stopping
+        after = Work(journal, "start")
+        after.may_end.set()
+        assert await locks.run("f", "start", None, after) == "start"
+    assert locks._locks == {}
+
+
+async def test_a_storm_of_operations_and_kills_always_ends(locks: FlowLocks) -> None:
+    async def body() -> None:
+        await asyncio.sleep(0)
+
+    async def caller(number: int) -> None:
+        name = ("stop", "start", "kill", "delete")[number % 4]
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        try:
+            await locks.run("f", name, number % 3, body, preempt=name in ("kill", "delete"))
+        except Conflict:
+            pass
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(caller(number) for number in range(1000)))
+    assert locks._locks == {}

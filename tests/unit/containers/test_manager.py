@@ -307,3 +307,108 @@ async def test_waiting_for_ready_ends_when_the_flow_ends(house: House) -> None:
         await house.manager.start_container(LOCAL, requests.StartContainer(**one(made.id), wait="ready"))
     assert refused.value.code == "container_stopped"
     assert refused.value.details["exit_code"] == 3
+
+
+async def test_a_program_that_ends_before_our_first_look_is_told_started_and_died(house: House) -> None:
+    made = await make(house, command=["exit", "3"], start=True)
+    await house.told("container_started", "container_died")
+    again = await make(house, command=["exit", "0"])
+    await house.manager.start_container(LOCAL, requests.StartContainer(**one(again.id)))
+
+    async def both_told() -> bool:
+        types = await house.activity()
+        return types.count("container_started") == types.count("container_died") == 2
+
+    await eventually(both_told)
+    assert house.manager.get_status(LOCAL, requests.OneContainer(**one(made.id))).exit_code == 3
+
+
+async def test_a_death_while_no_manager_was_there_is_told_once(builder: Builder) -> None:
+    async with builder.open() as house:
+        made = await make(house, start=True)
+        outside = house.runtime
+    await outside.open()
+    outside.die(made.id, 3)
+    await outside.close()
+    for _ in range(2):
+        async with builder.open() as house:
+            await house.told("container_died")
+    async with builder.open() as house:
+        assert (await house.activity()).count("container_died") == 1
+
+
+async def test_replies_tell_what_their_own_operation_left_behind(house: House) -> None:
+    made = await make(house, start=True)
+    pausing = asyncio.create_task(house.manager.pause_container(LOCAL, requests.ChangeContainer(**one(made.id))))
+    unpausing = asyncio.create_task(house.manager.unpause_container(LOCAL, requests.ChangeContainer(**one(made.id))))
+    stopping = asyncio.create_task(house.manager.stop_container(LOCAL, requests.StopContainer(**one(made.id))))
+    starting = asyncio.create_task(house.manager.start_container(LOCAL, requests.StartContainer(**one(made.id))))
+    replies = await asyncio.gather(pausing, unpausing, stopping, starting)
+    assert [reply.state for reply in replies] == ["paused", "running", "exited", "running"]
+    assert [reply.flow_state for reply in replies] == ["napping", "ready", "napping", "ready"]
+
+
+async def test_a_stop_and_a_forced_delete_sent_together_both_have_their_answer(house: House) -> None:
+    made = await make(house, start=True)
+    async with asyncio.timeout(10):
+        replies = await asyncio.gather(
+            house.manager.stop_container(LOCAL, requests.StopContainer(**one(made.id))),
+            house.manager.delete_container(LOCAL, requests.DeleteContainer(**one(made.id), force=True)),
+            return_exceptions=True,
+        )
+    assert isinstance(replies[0], Conflict)
+    await house.nothing_is_left()
+
+
+async def test_a_stop_that_fails_leaves_the_wish_as_it_was(house: House) -> None:
+    made = await make(house, start=True)
+    house.faults.fail("stop", RuntimeUnavailable("away", kind="memory"))
+    with pytest.raises(RuntimeUnavailable):
+        await house.manager.stop_container(LOCAL, requests.StopContainer(**one(made.id)))
+    assert house.manager.get_status(LOCAL, requests.OneContainer(**one(made.id))).desired == "running"
+
+
+async def test_an_engine_that_goes_away_ends_what_is_under_way_there(builder: Builder) -> None:
+    async with builder.open() as house:
+        made = await make(house)
+        house.runtime._call_timeout = 300
+        house.faults.hang("start")
+        starting = asyncio.create_task(house.manager.start_container(LOCAL, requests.StartContainer(**one(made.id))))
+        await eventually(lambda: house.core.locks.operation(made.id) == "start")
+        house.faults.go_away("frozen")
+        async with asyncio.timeout(8):
+            with pytest.raises(RuntimeUnavailable):
+                await starting
+        house.faults.come_back()
+
+
+async def test_what_a_create_left_on_an_engine_that_went_away_goes_when_it_is_back(house: House) -> None:
+    house.runtime._call_timeout = 300
+    house.faults.hang("create", when="after")
+    creating = asyncio.create_task(make(house))
+    await eventually(lambda: len(house.core.table) == 1)
+    await eventually(lambda: house.core.locks.operation(next(iter(house.core.table)).id) == "create")
+    house.faults.go_away("frozen")
+    async with asyncio.timeout(8):
+        with pytest.raises(RuntimeUnavailable):
+            await creating
+    house.faults.come_back()
+
+    async def all_gone() -> bool:
+        await house.nothing_is_left()
+        return True
+
+    await eventually(all_gone)
+
+
+async def test_a_message_reaches_clients_as_the_flow_sent_it(house: House) -> None:
+    from flow_manager.containers.conversation import Conversation
+
+    conversation = house.core.channel._listener
+    assert isinstance(conversation, Conversation)
+    made = await make(house)
+    heard: list[Any] = []
+    conversation.on_message(lambda _tenant, message: heard.append(message.message))
+    body = {"tokens": 12, "auth": "basic", "url": "http://u:p@h/"}
+    conversation.flow_message(made.id, body)
+    assert heard == [body]

@@ -97,3 +97,16 @@ def test_codes_that_may_be_gone_at_the_next_try_are_the_transient_ones() -> None
     from flow_manager.containers.repeats import TRANSIENT_CODES
 
     assert {kind.code for kind in leaves(errors.FlowManagerError) if kind.transient} == set(TRANSIENT_CODES)
+
+
+def test_reasons_are_in_words_of_ours() -> None:
+    from flow_manager.contract.requests import OneContainer
+
+    for model, data, reason in (
+        (CreateContainer, {"image": "a", "request_id": "x" * 65}, "String should have at most 64 characters"),
+        (CreateContainer, {"image": "a", "name": "-"}, "a name is a DNS label"),
+        (OneContainer, [], "Input should be an object"),
+    ):
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate(data)
+        assert invalid_request(refused.value).details["fields"][0]["reason"].startswith(reason)

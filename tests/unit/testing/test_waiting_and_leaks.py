@@ -109,7 +109,7 @@ def test_the_conftest_fails_leaky_tests_and_required_skips(tmp_path: Path, requi
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     (tmp_path / "test_sample.py").write_text(SAMPLE)
     command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "FLOW_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "FLOW_", "CI"))}
     done = subprocess.run(
         [*command, "--rootdir", str(tmp_path), str(tmp_path / "test_sample.py")],
         cwd=ROOT,
