@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.observer import NoObserver
 from flow_manager.contract import requests
 from flow_manager.contract.models import ContainerStatus, FlowState, IdlePolicy
 from flow_manager.contract.principal import Principal
@@ -66,6 +67,8 @@ class IdleRegistry:
         keeper.wheel.close()
         await keeper.flush(everything=True)
         self._listeners.clear()
+        # What ends from here on ends with the service: nobody is to make a failure of it.
+        self._core.observer = NoObserver()
 
     # --- finding ------------------------------------------------------------------------------------------------------
 

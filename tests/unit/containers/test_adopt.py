@@ -45,7 +45,7 @@ def flows(house: Any, principal: Principal = LOCAL) -> list[ContainerInfo]:
 
 
 async def known(house: Any, flow_id: str) -> FlowEntry:
-    await eventually(lambda: house.core.table.get(flow_id) is not None)
+    await eventually(lambda: (found := house.core.table.get(flow_id)) is not None and found.visible)
     entry: FlowEntry = house.core.table.get(flow_id)
     return entry
 
@@ -85,6 +85,10 @@ async def test_one_that_ran_before_the_manager_is_found_at_start(builder: Any) -
         assert [info.name for info in flows(house)] == ["web", "shop_db_1"]
         assert [info.status for info in flows(house)] == ["running", "running"]
         # Twice one flow, once the other: the restart told nothing again.
+        async def both_told() -> bool:
+            return (await house.activity()).count("container_adopted") >= 2
+
+        await eventually(both_told)
         assert (await house.activity()).count("container_adopted") == 2
 
 
