@@ -264,14 +264,29 @@ def errors_page() -> str:
     )
 
 
-def activity_types() -> dict[str, set[str]]:
-    """Every type that the service writes, with the files that do so."""
-    found: dict[str, set[str]] = {}
+# What the types mean that have no method of their own.
+FURTHER_TYPES = {
+    "bad_frame": "A flow sent lines that can't be read; at most one entry a minute.",
+    "container_recreated": "An adopted container was made anew by whoever owns it.",
+    "flow_busy": "A flow said that it is busy, and is kept awake.",
+    "flow_failed": "A flow that was awake failed: its liveness, its health, or its end.",
+    "flow_idle": "A flow said that it is no longer busy.",
+    "label_unreadable": "A label of a container that others made can't be read.",
+    "messages_expired": "Messages for a flow that was away waited longer than `idle.outbox_keep`, and went.",
+    "napped": "A flow fell asleep: why, and how.",
+    "policy_changed": "Somebody changed when a flow sleeps.",
+    "wake_failed": "A flow did not wake: why.",
+    "woke": "A flow woke: why, and how long each step of it took.",
+}
+
+
+def activity_types() -> set[str]:
+    """Every type that the service writes."""
     source = (ROOT / "flow_manager" / "activity" / "log.py").read_text(encoding="utf-8")
-    pattern = r'"((?:container|image|actor|operation|runtime)_[a-z_]+)"'
-    for kind in re.findall(pattern, source):
-        found.setdefault(kind, set())
-    return found
+    found = set(re.findall(r'"((?:container|image|actor|operation|runtime)_[a-z_]+)"', source))
+    for path in (ROOT / "flow_manager").rglob("*.py"):
+        found |= set(re.findall(r'log_user_activity\(\s*"([a-z_]+)"', path.read_text(encoding="utf-8")))
+    return found | set(FURTHER_TYPES)
 
 
 def activity_page() -> str:
@@ -280,7 +295,7 @@ def activity_page() -> str:
         for name, method in inspect.getmembers(logger_class(), inspect.isfunction)
         if name.startswith("log_")
     }
-    rows = [(f"`{kind}`", described.get(kind, "")) for kind in sorted(activity_types())]
+    rows = [(f"`{kind}`", described.get(kind) or FURTHER_TYPES.get(kind, "")) for kind in sorted(activity_types())]
     return page(
         [
             "# Activity",

@@ -17,6 +17,7 @@ from flow_manager.cli.run import INTERRUPTED, REFUSED
 if TYPE_CHECKING:
     from flow_manager.cli.demo_place import Place
     from flow_manager.contract.activity import Activity
+    from flow_manager.contract.wake import ContainerWakeEvent
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +30,7 @@ def demo(
         typer.Option("--runtime", metavar="docker|process", help="Default: docker where it can be had, else process."),
     ] = None,
 ) -> None:
-    """Show the main job: create a flow, start it, talk to it, stop it, delete it. Needs no service.
+    """Show the main job: create a flow, start it, talk to it, let it sleep, wake it by a request, delete it. Needs no service.
 
     Exit status 0 only if each step was seen to happen. FLOW_MANAGER_DEMO_IMAGE names another image with python3.
     """
@@ -63,7 +64,7 @@ def run(place: Place, out: Screen) -> int:
         assert running is not None
         # SIGTERM ends it as Ctrl-C does: the flow is deleted first.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
-        show = Demo(place, show_step=out.step, show_entry=out.entry)
+        show = Demo(place, show_step=out.step, show_entry=out.entry, show_wake=out.wake)
         try:
             await show.run()
         except (Exception, SettingsRefused) as exc:
@@ -108,6 +109,10 @@ class Screen:
     def entry(self, entry: Activity) -> None:
         moment = entry.timestamp.astimezone().strftime("%H:%M:%S")
         self.line(f"    {moment}  {entry.type:<20} {entry.message}", "cyan")
+
+    def wake(self, step: ContainerWakeEvent) -> None:
+        moment = step.timestamp.astimezone().strftime("%H:%M:%S")
+        self.line(f"    {moment}  {'wake: ' + step.type:<20} {step.message}", "yellow")
 
 
 def _duration(seconds: float) -> str:

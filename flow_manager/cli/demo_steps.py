@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import json
 import secrets
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from flow_manager.cli.engine import EngineSaid
 if TYPE_CHECKING:
     from flow_manager.client import FlowManagerClient
     from flow_manager.contract.activity import Activity
+    from flow_manager.contract.wake import ContainerWakeEvent
 
 # The whole demo, without what it waited for an image.
 WHOLE = 60.0
@@ -26,6 +28,12 @@ CLEAN_UP = 15.0
 # How long one thing may take to be seen after the service said that it happened.
 SEEN_WITHIN = 10.0
 LOOK_EVERY = 0.02
+# The port that the flow's program listens on: in a container this one, as a process the free one that it is told.
+PORT = "8000"
+# Long enough to see that it waits, short enough for a demo; seconds.
+IDLE_TIMEOUT = 2.0
+# From a request to its answer, through a wake.
+WAKE_WITHIN = 30.0
 LABEL_INSTANCE = "flow-manager.instance"
 
 
@@ -34,7 +42,8 @@ class NotSeen(Exception):
 
 
 class Demo:
-    """`show_step(words, seconds)` after each step was seen, `show_entry(entry)` for each activity entry as it comes."""
+    """`show_step(words, seconds)` after each step was seen, `show_entry(entry)` for each activity entry as it comes, and
+    `show_wake(step)` for each step of a wake."""
 
     def __init__(
         self,
@@ -42,8 +51,10 @@ class Demo:
         *,
         show_step: Callable[[str, float], None],
         show_entry: Callable[[Activity], None],
+        show_wake: Callable[[ContainerWakeEvent], None] = lambda _step: None,
     ) -> None:
         self._place = place
+        self._show_wake = show_wake
         self._show_step = show_step
         self._show_entry = show_entry
         self._seen: list[Activity] = []
@@ -77,29 +88,29 @@ class Demo:
         try:
             async with self._step("the service is up"):
                 await service.start()
-            client = FlowManagerClient(service.url)
+            client = FlowManagerClient(service.url, on_wake=self._show_wake)
             try:
                 async with self._step("a Socket.IO client is connected"):
                     await client.__aenter__()
                     _expect(client.hello.get("contract"), CONTRACT_VERSION)
-                await self._with_client(client, code)
+                await self._with_client(client, code, service.proxy_url)
             finally:
                 await client.close()
         finally:
             await self._end(service)
 
-    async def _with_client(self, client: FlowManagerClient, code: Path) -> None:
+    async def _with_client(self, client: FlowManagerClient, code: Path, proxy_url: str) -> None:
         feed = client.subscribe_activity()
         async with self._step("it has subscribed to activity"):
             await feed.open()
         watching = asyncio.ensure_future(self._watch(feed))
         try:
-            await self._main_job(client, code)
+            await self._main_job(client, code, proxy_url)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    async def _main_job(self, client: FlowManagerClient, code: Path) -> None:
+    async def _main_job(self, client: FlowManagerClient, code: Path, proxy_url: str) -> None:
         flow_id: str | None = None
         try:
             async with self._step("a flow is created"):
@@ -110,6 +121,8 @@ class Demo:
                         "runtime": self._place.runtime,
                         "command": self._place.command,
                         "code_path": str(code),
+                        "ports": {PORT: 0},
+                        "idle": {"idle_timeout": 0},
                     }
                 )
                 flow_id = info.id
@@ -125,6 +138,7 @@ class Demo:
                 answer = await client.send_message(flow_id, question, expect_reply=True, timeout=SEEN_WITHIN)
                 _expect(answer.reply, {"echo": question})
                 await self._entry("actor_event")
+            await self._sleep_and_wake(client, flow_id, proxy_url)
             async with self._step("it is stopped"):
                 _expect((await client.stop_container(flow_id, timeout=5)).state, "exited", "stopped")
                 await self._entry("container_stopped")
@@ -136,6 +150,22 @@ class Demo:
         finally:
             if flow_id is not None:
                 await self._give_up(client, flow_id)
+
+    async def _sleep_and_wake(self, client: FlowManagerClient, flow_id: str, proxy_url: str) -> None:
+        async with self._step(f"it shall sleep after {IDLE_TIMEOUT:g} s without use"):
+            told = await client.set_idle_policy(flow_id, {"idle_timeout": IDLE_TIMEOUT})
+            _expect(told.idle.idle_timeout if told.idle else None, IDLE_TIMEOUT)
+            await client.subscribe_wake_events(flow_id)
+        async with self._step("nobody used it, and it has fallen asleep"):
+            await self._entry("napped", within=IDLE_TIMEOUT + SEEN_WITHIN)
+            _expect((await client.get_status(flow_id)).flow_state, "napping")
+        async with self._step("an HTTP request has woken it and was answered"):
+            _expect(await _get(proxy_url, "demo.localhost", "/hello"), (200, {"flow": flow_id, "path": "/hello"}, True))
+            await self._entry("woke")
+        async with self._step("the next request did not have to wait"):
+            _expect(
+                await _get(proxy_url, "demo.localhost", "/again"), (200, {"flow": flow_id, "path": "/again"}, False)
+            )
 
     async def _connected(self, client: FlowManagerClient, flow_id: str) -> None:
         deadline = time.monotonic() + SEEN_WITHIN
@@ -155,13 +185,13 @@ class Demo:
                 self._seen.append(entry)
                 self._news.notify_all()
 
-    async def _entry(self, kind: str) -> None:
+    async def _entry(self, kind: str, *, within: float = SEEN_WITHIN) -> None:
         """Wait until the activity log has told of it."""
         try:
-            async with asyncio.timeout(SEEN_WITHIN), self._news:
+            async with asyncio.timeout(within), self._news:
                 await self._news.wait_for(lambda: any(entry.type == kind for entry in self._seen))
         except TimeoutError:
-            raise NotSeen(f"no activity entry {kind} within {SEEN_WITHIN:g} s") from None
+            raise NotSeen(f"no activity entry {kind} within {within:g} s") from None
 
     @contextlib.asynccontextmanager
     async def _step(self, words: str) -> AsyncIterator[None]:
@@ -198,12 +228,33 @@ def demo_settings(place: Place, folder: Path) -> Any:
 
     return Settings(
         port=0,
+        proxy_port=0,
         runtime=place.runtime,
+        # The user's own containers, labelled or not, are none of the demo's business.
+        adopt=False,
         state_dir=folder / "state",
         sockets_dir=folder / "s",
         policy=PolicySettings(code_roots=(folder / "code",)),
         log=LogSettings(level="ERROR"),
     )
+
+
+async def _get(proxy_url: str, host: str, path: str) -> tuple[int, Any, bool]:
+    """A program's GET through the proxy: status, JSON body (or its text), and whether it had to wait for a wake."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=WAKE_WITHIN)
+    # The name is sent, not looked up: not every resolver knows *.localhost.
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.get(proxy_url + path, headers={"Host": host, "Accept": "application/json"}) as answer,
+    ):
+        text = await answer.text()
+        cold = answer.headers.get("X-Flow-Cold-Start") == "true"
+    try:
+        return answer.status, json.loads(text), cold
+    except ValueError:
+        return answer.status, text[:200], cold
 
 
 def write_program(folder: Path) -> None:

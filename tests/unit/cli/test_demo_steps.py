@@ -30,6 +30,13 @@ async def shown(place: Place) -> tuple[list[str], Demo, Exception | None]:
             "it was sent a message and has replied",
             "something else",
         ),
+        (
+            "import runpy\nfrom http.server import BaseHTTPRequestHandler as H\n"
+            "H.send_response, send = (lambda self, code, *a: send(self, 500, *a)), H.send_response\n"
+            "runpy.run_path('main.py', run_name='__main__')",
+            "an HTTP request has woken it and was answered",
+            "500",
+        ),
     ],
 )
 async def test_a_step_that_did_not_happen_is_named_with_the_reason(script: str, step: str, reason: str) -> None:
@@ -39,6 +46,22 @@ async def test_a_step_that_did_not_happen_is_named_with_the_reason(script: str, 
     assert reason in str(error)
     assert demo.step == step
     assert step not in steps
+    assert set(Path("/tmp").glob("fm-demo-*")) <= before
+
+
+async def test_every_step_is_seen_and_the_wakes_steps_are_shown() -> None:
+    before = set(Path("/tmp").glob("fm-demo-*"))
+    steps: list[str] = []
+    wakes: list[str] = []
+    await Demo(
+        Place("process", "local", [sys.executable, "main.py"], "a test"),
+        show_step=lambda words, _seconds: steps.append(words),
+        show_entry=lambda _entry: None,
+        show_wake=lambda step: wakes.append(step.type),
+    ).run()
+    assert (wakes[0], wakes[-1]) == ("starting", "ready")
+    assert steps[-1] == "nothing is left: no flow, no socket, no folder"
+    assert "nobody used it, and it has fallen asleep" in steps
     assert set(Path("/tmp").glob("fm-demo-*")) <= before
 
 

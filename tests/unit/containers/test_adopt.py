@@ -45,7 +45,11 @@ def flows(house: Any, principal: Principal = LOCAL) -> list[ContainerInfo]:
 
 
 async def known(house: Any, flow_id: str) -> FlowEntry:
-    await eventually(lambda: (found := house.core.table.get(flow_id)) is not None and found.visible)
+    def there() -> bool:
+        entry = house.core.table.get(flow_id)
+        return entry is not None and entry.visible  # before that it is about to be stored
+
+    await eventually(there)
     entry: FlowEntry = house.core.table.get(flow_id)
     return entry
 
@@ -84,11 +88,14 @@ async def test_one_that_ran_before_the_manager_is_found_at_start(builder: Any) -
     async with builder.open() as house:
         assert [info.name for info in flows(house)] == ["web", "shop_db_1"]
         assert [info.status for info in flows(house)] == ["running", "running"]
-        # Twice one flow, once the other: the restart told nothing again.
-        async def both_told() -> bool:
-            return (await house.activity()).count("container_adopted") >= 2
 
-        await eventually(both_told)
+        async def told_of_both() -> bool:
+            return (await house.activity()).count("container_adopted") == 2
+
+        await eventually(told_of_both)
+        await resync(house)
+    async with builder.open() as house:
+        # Once each: the restarts told nothing again (closing stores what was still to be told).
         assert (await house.activity()).count("container_adopted") == 2
 
 
