@@ -174,7 +174,6 @@ async def test_the_sample_is_adopted_and_stays_one_flow_however_it_is_made(stack
         await until(client, lambda flow: flow.status == "dead", "its end is seen")
 
 
-@pytest.mark.xfail(reason="the watchers and the proxy are not part of the service yet", strict=False)
 async def test_the_page_sleeps_when_nobody_looks_and_wakes_for_the_next_visitor(stack: Stack) -> None:
     async with stack.client() as client:
         await until(client, lambda flow: flow.status == "running", "it is adopted")
