@@ -127,21 +127,22 @@ class ClientConnection(asyncio.BufferedProtocol):
         return self.edge.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received(bytes(self.edge.buffer[:nbytes]))
-
-    def _received(self, data: bytes) -> None:
+        data = bytes(self.edge.buffer[:nbytes])
         state = self._state
-        if state == _TUNNEL:
-            cast(Tunnel, self.exchange).send_body(data, False)
-            return
-        if state >= _LINGER:
-            return
-        self._buffer = self._buffer + data if self._buffer else data
         if state == _HEAD:
+            self._buffer = self._buffer + data if self._buffer else data
             self._read_heads()
         elif state == _BODY:
+            self._buffer = data
             self.deadline = self.edge.now + BODY_SECONDS
             self._read_body()
+        elif state == _TUNNEL:
+            cast(Tunnel, self.exchange).send_body(data, False)
+            return
+        elif state == _ANSWERING:
+            self._buffer += data
+        else:
+            return
         if len(self._buffer) >= READ_SIZE and self._state in (_HEAD, _ANSWERING):
             self._pause(_AHEAD)
 

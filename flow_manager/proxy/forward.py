@@ -172,7 +172,7 @@ class Forward:
     def on_interim(self, head: ResponseHead) -> None:
         if head.status != 100 and self.head.minor == 1:
             # 100 was ours to say; hints (103) and "still at it" (102) are the flow's.
-            self._client.write(response_bytes(head, framing=b"", connection=b"", cold_start=False))
+            self._client.write(response_bytes(head, b"", b"", False))
 
     def on_response(self, head: ResponseHead, data: bytes, done: bool) -> None:
         client = self._client
@@ -191,7 +191,7 @@ class Forward:
         self._keep = keep
         connection = _CLOSE if not keep else b"" if self.head.minor == 1 else _KEEP_ALIVE_10
         self.started = True
-        raw = response_bytes(head, framing=framing, connection=connection, cold_start=self._cold_start)
+        raw = response_bytes(head, framing, connection, self._cold_start)
         if self._chunks:
             data = encode_chunk(data) + LAST_CHUNK if done else encode_chunk(data)
         if len(data) <= _ONE_WRITE:
@@ -218,12 +218,8 @@ class Forward:
             self.on_bad_response("it switches to a protocol that nobody asked for")
             return
         self.started = True
-        raw = response_bytes(
-            head,
-            framing=b"",
-            connection=b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade,
-            cold_start=self._cold_start,
-        )
+        lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
+        raw = response_bytes(head, b"", lines, self._cold_start)
         client = self._client
         tunnel = Tunnel(client, upstream, self._watcher, head.upgrade)
         self._upstream = None
@@ -297,14 +293,16 @@ class Forward:
         upstream, self._upstream = self._upstream, None
         assert upstream is not None
         client = self._client
-        if client.request_complete and not client.paused:
-            client.edge.pool.give(upstream)
-        elif client.request_complete:
-            upstream.transport.resume_reading()
-            client.edge.pool.give(upstream)
-        else:
+        if not client.request_complete:
             upstream.abort()  # it waits for the rest of a body that won't come
-        self._release()
+        else:
+            if client.paused and not upstream.transport.is_closing():
+                upstream.transport.resume_reading()
+            client.edge.pool.give(upstream)
+        lease = self._lease
+        if lease is not None:
+            self._lease = None
+            lease.release()
         if self._holding is not None:
             self._holding.forwarded()
         client.finished(self._keep)

@@ -115,7 +115,7 @@ def request_bytes(head: RequestHead, forwarded: bytes) -> bytes:
     return b"".join(parts)
 
 
-def response_bytes(head: ResponseHead, *, framing: bytes, connection: bytes, cold_start: bool) -> bytes:
+def response_bytes(head: ResponseHead, framing: bytes, connection: bytes, cold_start: bool) -> bytes:
     """The head that the client gets. `framing` and `connection` are whole lines, or nothing."""
     parts = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
     if head.kept:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httptools
 
@@ -23,13 +24,9 @@ MAX_REQUEST_LINE = 16 * 1024
 # Longer is more than any disk holds, and some parsers overflow.
 MAX_LENGTH_DIGITS = 16
 
-_REQUEST_LINE = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x22\x24-\x7e\x80-\xff]+) (HTTP/([0-9])\.([0-9]))\Z"
-)
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x22\x24-\x7e\x80-\xff]+) (HTTP/[0-9]\.[0-9])\Z")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\Z")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
-# What may stand in a head beside CR and LF (RFC 9110, section 5.5): a translate table's `delete`, the fastest check there is.
-_PLAIN = bytes(c for c in range(256) if c == 0x09 or (c >= 0x20 and c != 0x7F))
 
 # Not forwarded in either direction (RFC 9110, section 7.6.1), framing and names that we write ourselves.
 _HOP = frozenset(
@@ -146,32 +143,21 @@ _OF_REQUESTS = _Kinds(_REQUEST_SPECIAL, of_request=True)
 _OF_RESPONSES = _Kinds(_RESPONSE_SPECIAL, of_request=False)
 
 
-def _odd_bytes(raw: bytes) -> str | None:
-    """What is wrong: lines end with CRLF and nothing else, hold no control character, and none continues the one before."""
-    odd = raw.translate(None, _PLAIN)
-    if len(odd) != 2 * raw.count(b"\r\n"):
-        return "a head has lines that end with CRLF, and no control characters"
-    if b"\r\n " in raw or b"\r\n\t" in raw:
-        return "a field that goes on in the next line is refused"
-    return None
-
-
 def parse_request(raw: bytes) -> RequestHead:
     """`raw` ends with the first empty line in it. :raises Refused:"""
     if len(raw) > MAX_HEAD:
         raise too_large()
-    line_end = raw.find(b"\r\n")
-    if line_end > MAX_REQUEST_LINE:
+    lines = raw[:-4].split(b"\r\n")
+    if len(lines[0]) > MAX_REQUEST_LINE:
         raise too_long()
-    match = _REQUEST_LINE.match(raw[:line_end])
+    match = _REQUEST_LINE.match(lines[0])
     if match is None:
         raise Refused(400, "bad_request_line", "the request line is not `METHOD target HTTP/1.1`")
-    method, target, version, major, minor_digit = match.groups()
-    if major != b"1" or minor_digit not in b"01":
+    method, target, version = match.groups()
+    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
         raise Refused(505, "http_version", f"{version.decode('ascii')} is not spoken here, HTTP/1.1 is")
-    odd = _odd_bytes(raw)
-    if odd is not None:
-        raise Refused(400, "bad_head", odd)
+    if not _ends_with_crlf_alone(raw, lines):
+        raise Refused(400, "bad_head", "the lines of a head end with CRLF")
     try:
         httptools.HttpRequestParser(None).feed_data(raw)
     except httptools.HttpParserUpgrade:
@@ -180,10 +166,17 @@ def parse_request(raw: bytes) -> RequestHead:
         raise Refused(501, "unknown_method", "that method is not known here") from None
     except httptools.HttpParserError as error:
         raise Refused(400, "bad_head", f"the head is not HTTP/1.1: {error}") from None
-    return _request(method, target, 1 if minor_digit == b"1" else 0, raw[:-4].split(b"\r\n")[1:])
+    return _request(method, target, 1 if version == b"HTTP/1.1" else 0, lines)
+
+
+def _ends_with_crlf_alone(raw: bytes, lines: Lines) -> bool:
+    """llhttp refuses controls, and lines that go on in the next; that no line ends otherwise is what splitting depends on."""
+    return raw.count(b"\n") == len(lines) + 1 == raw.count(b"\r")
 
 
 def _request(method: bytes, target: bytes, minor: int, lines: Lines) -> RequestHead:
+    """`lines` begins with the request line."""
+    del lines[0]
     if len(lines) > MAX_FIELDS:
         raise too_large()
     kept: Lines = []
@@ -267,11 +260,8 @@ def _request(method: bytes, target: bytes, minor: int, lines: Lines) -> RequestH
 def parse_response(raw: bytes) -> ResponseHead:
     """`raw` ends with the first empty line in it. :raises BadResponse:"""
     lines = raw[:-4].split(b"\r\n")
-    match = _STATUS_LINE.match(lines[0])
-    if match is None:
-        raise BadResponse("its status line is not HTTP/1.1")
-    # llhttp refuses controls and lines that go on; that no line ends otherwise is what the splitting here depends on.
-    if raw.count(b"\n") != len(lines) + 1 or raw.count(b"\r") != len(lines) + 1:
+    status, reason, minor = _status_line(lines[0])
+    if not _ends_with_crlf_alone(raw, lines):
         raise BadResponse("its head has lines that don't end with CRLF")
     try:
         httptools.HttpResponseParser(None).feed_data(raw)
@@ -279,8 +269,16 @@ def parse_response(raw: bytes) -> ResponseHead:
         pass
     except httptools.HttpParserError as error:
         raise BadResponse(f"its head is not HTTP/1.1: {error}") from None
-    minor_digit, status, reason = match.groups()
-    return _response(int(status), reason or b"", 1 if minor_digit == b"1" else 0, lines)
+    return _response(status, reason, minor, lines)
+
+
+@lru_cache(maxsize=512)
+def _status_line(line: bytes) -> tuple[int, bytes, int]:
+    """Remembered: there are few. An exception isn't."""
+    match = _STATUS_LINE.match(line)
+    if match is None:
+        raise BadResponse("its status line is not HTTP/1.1")
+    return int(match[2]), match[3] or b"", 1 if match[1] == b"1" else 0
 
 
 def _response(status: int, reason: bytes, minor: int, lines: Lines) -> ResponseHead:
@@ -290,7 +288,8 @@ def _response(status: int, reason: bytes, minor: int, lines: Lines) -> ResponseH
     coding: bytes | None = None
     connection = b""
     upgrade: bytes | None = None
-    for line in lines[1:]:
+    del lines[0]
+    for line in lines:
         spelt, _, value = line.partition(b":")
         name = _OF_RESPONSES[spelt]
         if name is _KEEP:
@@ -337,16 +336,18 @@ def _length(value: bytes) -> int:
     return int(value) if value.isdigit() and len(value) <= MAX_LENGTH_DIGITS else -1
 
 
-def _tokens(value: bytes) -> list[bytes]:
-    return [token.strip(b" \t") for token in value.lower().split(b",")]
+@lru_cache(maxsize=512)
+def _tokens(value: bytes) -> frozenset[bytes]:
+    """What a Connection field lists. Remembered: nearly all are one of five."""
+    return frozenset(token.strip(b" \t") for token in value.lower().split(b","))
 
 
 _ORDINARY = frozenset((b"keep-alive", b"close", b"upgrade", b""))
 
 
-def _without(kept: Lines, names: list[bytes]) -> Lines:
+def _without(kept: Lines, names: frozenset[bytes]) -> Lines:
     """What Connection names is for this hop alone."""
-    if _ORDINARY.issuperset(names):
+    if names <= _ORDINARY:
         return kept
     return [line for line in kept if line.partition(b":")[0].lower() not in names]
 

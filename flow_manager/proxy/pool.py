@@ -31,10 +31,11 @@ class Pool:
         return self._count
 
     def take(self, watcher: WatchedFlow, *, repeatable: bool) -> UpstreamConnection | None:
+        """One to a flow that is ready now, or None."""
         stack = self._idle.get(watcher.id)
         while stack:
             connection = stack[-1]
-            if connection.alive and _is_current(connection, watcher):
+            if _is_current(connection, watcher) and not connection.transport.is_closing():
                 if not repeatable and self.now - connection.idle_since > FRESH_SECONDS:
                     return None
                 stack.pop()
@@ -47,8 +48,9 @@ class Pool:
 
     def give(self, connection: UpstreamConnection) -> None:
         """Keep it for the next request, or end it."""
-        connection.release()
-        if not connection.alive or self._count >= MAX_IDLE:
+        connection.receiver = None
+        connection.used += 1
+        if not connection.reusable or self._count >= MAX_IDLE:
             connection.close()
             return
         stack = self._idle.get(connection.watcher.id)
@@ -75,7 +77,12 @@ class Pool:
         for flow_id, stack in list(self._idle.items()):
             kept = []
             for connection in stack:
-                if connection.alive and now - connection.idle_since < IDLE_SECONDS and _is_current(connection):
+                if (
+                    connection.alive
+                    and now - connection.idle_since < IDLE_SECONDS
+                    and connection.watcher.ready_now()
+                    and _is_current(connection, connection.watcher)
+                ):
                     kept.append(connection)
                 else:
                     connection.close()
@@ -93,12 +100,11 @@ class Pool:
         self._count = 0
 
 
-def _is_current(connection: UpstreamConnection, watcher: WatchedFlow | None = None) -> bool:
+def _is_current(connection: UpstreamConnection, watcher: WatchedFlow) -> bool:
     """Whether it leads to the same start of the same flow: addresses are given again to others."""
-    watcher = watcher or connection.watcher
     return (
-        connection.watcher is watcher
-        and watcher.ready_now()
+        connection.reusable
+        and connection.watcher is watcher
         and connection.address == watcher.upstream
         and connection.epoch == watcher.last_ready
     )

@@ -79,11 +79,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._mode = _HEAD
         self._interim = 0
 
-    def release(self) -> None:
-        """The exchange is over; whoever holds it now pools or ends it."""
-        self.receiver = None
-        self.used += 1
-
     def abort(self) -> None:
         self.receiver = None
         self.reusable = False
