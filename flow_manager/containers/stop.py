@@ -8,7 +8,7 @@ from flow_manager.containers.start import start_now, tell_started
 from flow_manager.contract.models import ContainerStatus
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import KillContainer, RestartContainer, StopContainer
-from flow_manager.errors import ContainerStopped, FlowManagerError
+from flow_manager.errors import ContainerStopped, FlowManagerError, StopFailed
 from flow_manager.runtimes.base import Observation
 
 DEFAULT_GRACE = 10.0
@@ -28,6 +28,9 @@ async def stop(core: Core, principal: Principal, request: StopContainer) -> Cont
             observation = await core.while_recording(
                 entry, _stop_now(core, entry, signal=request.signal, timeout=request.timeout), desired="stopped"
             )
+        except StopFailed:
+            # Its watcher tries again, harder, until it has stopped: that is still what is wanted.
+            raise
         except FlowManagerError:
             await core.record(entry, desired=wanted)
             raise

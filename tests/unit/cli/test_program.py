@@ -150,7 +150,7 @@ def test_the_demo_shows_every_step_and_leaves_nothing() -> None:
     done = call("demo")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "runtime process: no Docker engine answers at unix:///nowhere/docker.sock" in done.stdout
-    assert done.stdout.count("✓") == 10
+    assert done.stdout.count("✓") == 14
     for entry in ("container_created", "container_started", "actor_event", "container_stopped", "container_deleted"):
         assert entry in done.stdout
     assert demo_folders() <= before

@@ -27,7 +27,16 @@ PROMISED = {
         "runtime_refused",
     },
     "socket_communication_error": {"not_connected", "timeout", "frame_too_large", "queue_full"},
-    "state_error": {"conflict", "dependency_failed", "wake_timeout", "container_stopped", "container_running", "start_failed", "stop_failed", "timeout"},
+    "state_error": {
+        "conflict",
+        "dependency_failed",
+        "wake_timeout",
+        "container_stopped",
+        "container_running",
+        "start_failed",
+        "stop_failed",
+        "timeout",
+    },
     "permission_error": {"unauthorized", "forbidden", "path_not_allowed", "image_not_allowed", "not_allowed"},
     "limit_error": {"rate_limited", "quota_exceeded", "too_many_streams"},
     "system_error": {"internal", "disk_full", "shutting_down"},
@@ -35,7 +44,8 @@ PROMISED = {
 
 
 def leaves(kind: type[errors.FlowManagerError]) -> list[type[errors.FlowManagerError]]:
-    below = kind.__subclasses__()
+    # Other modules may refine one of them; codes and types are those of errors.py alone.
+    below = [sub for sub in kind.__subclasses__() if sub.__module__ == errors.__name__]
     return [leaf for sub in below for leaf in leaves(sub)] if below else [kind]
 
 

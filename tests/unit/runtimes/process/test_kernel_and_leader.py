@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,10 @@ def test_a_group_holds_its_living_members(spawn: Spawn, tmp_path: Path) -> None:
     (tmp_path / "two").touch()
     pid = spawn("/bin/sh", "-c", 'sleep 60 & rm "$0"; wait', str(tmp_path / "two"))
     while (tmp_path / "two").exists():
+        os.sched_yield()
+    # `rm` removes the file and then ends: a moment later it is still there.
+    deadline = time.monotonic() + 5
+    while len(kernel.groups()[pid]) != 2 and time.monotonic() < deadline:
         os.sched_yield()
     assert len(kernel.groups()[pid]) == 2
 
