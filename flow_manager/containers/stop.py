@@ -30,6 +30,7 @@ async def stop(core: Core, principal: Principal, request: StopContainer) -> Cont
             )
         except StopFailed:
             # Its watcher tries again, harder, until it has stopped: that is still what is wanted.
+            await core.record(entry, desired="stopped")
             raise
         except FlowManagerError:
             await core.record(entry, desired=wanted)
