@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Protocol, cast
 
 from flow_manager.proxy.chunked import BadChunk, ChunkedDecoder
-from flow_manager.proxy.parser import MAX_HEAD, BadResponse, ResponseHead, parse_response
+from flow_manager.proxy.fields import MAX_HEAD
+from flow_manager.proxy.response_parser import BadResponse, ResponseHead, parse_response
 from flow_manager.proxy.watched import WatchedFlow
 
 # Bytes that may wait for a flow that doesn't read; then the client is read no more.
