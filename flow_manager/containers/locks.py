@@ -55,6 +55,8 @@ class FlowLock:
         if operation is None:
             operation = _Operation(name, key, preempt)
             operation.task = asyncio.get_running_loop().create_task(self._execute(operation, body), name=f"flow-{name}")
+            # Looked at: a caller that left doesn't, and asyncio would log the failure as one that nobody knows of.
+            operation.task.add_done_callback(lambda task: task.cancelled() or task.exception())
             if preempt:
                 self._preempt(operation)
             else:

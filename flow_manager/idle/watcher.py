@@ -356,6 +356,8 @@ class Watcher:
             if operation is None and transition(was, event) != was:
                 self.stop_reason = _why_ended(by_hand, code, was, self.stop_reason)
             self.apply(event)
+            if operation == "restart":
+                self.apply(Event.WAKE)  # its second half begins
             if by_hand and was in ("starting", "ready", "error"):
                 self._wish("stopped")
             if self.attempt is not None and was == "starting" and operation != "restart":
