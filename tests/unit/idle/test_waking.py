@@ -15,6 +15,7 @@ from flow_manager.errors import (
     RuntimeUnavailable,
     ShuttingDown,
     StartFailed,
+    StopFailed,
     WakeTimeout,
 )
 from flow_manager.idle.readiness_target import NotReady
@@ -409,3 +410,18 @@ async def test_what_still_answers_while_a_restart_stops_it_is_not_ready(idle_hou
     await restart
     await caller
     assert web.ready_now()
+
+
+async def test_a_restart_whose_stop_fails_is_told_to_those_who_wait(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    idle_house.faults.fail("stop", StopFailed("it still runs"))
+    with pytest.raises(StopFailed):
+        await idle_house.manager.restart_container(LOCAL, requests.RestartContainer(container_id="web"))
+    with pytest.raises(StopFailed):
+        await caller
+    assert web.state == "stopping"
+    await idle_house.clock.run(1)
+    await idle_house.comes(web, "napping")
