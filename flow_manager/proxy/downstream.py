@@ -286,7 +286,8 @@ class ClientConnection(ClientWire):
         self.pending_size = 0
         self._state = HEAD
         self.deadline = self.edge.now + IDLE_SECONDS
-        self._unpause(FULL if len(self._buffer) >= READ_SIZE else FULL | AHEAD)
+        if self._paused_reading:
+            self._unpause(FULL if len(self._buffer) >= READ_SIZE else FULL | AHEAD)
         if self._buffer:
             # Not from here: a long row of pipelined requests that are answered at once would be as deep a stack.
             self.edge.loop.call_soon(self._read_heads)

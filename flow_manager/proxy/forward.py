@@ -99,17 +99,16 @@ class Forward:
         upstream.serve(self)
         client, head = self._client, self.head
         data = request_bytes(head, client.asker.forwarded_lines(head))
+        self.ready_for_body = True
         if head.has_body:
             pending, done = client.take_pending()
             if head.chunked:
                 data += b"".join(map(encode_chunk, pending)) + (LAST_CHUNK if done else b"")
             else:
                 data += b"".join(pending)
-            self.ready_for_body = True
             upstream.transport.write(data)
             client.hold_back(False)
         else:
-            self.ready_for_body = True
             upstream.transport.write(data)
 
     def send_body(self, data: bytes, done: bool) -> None:

@@ -195,6 +195,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if not head.keep_alive:
             self.reusable = False
+        if head.length == len(data) and not receiver.wants_no_body and head.status not in _BODILESS:
+            # The whole body came with the head: most answers of an API.
+            self._mode = _NOTHING
+            receiver.on_response(head, data, True)
+            return
         self._expect(head, receiver.wants_no_body)
         try:
             payload, done = self._decode(data)
