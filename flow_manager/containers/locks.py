@@ -59,6 +59,8 @@ class FlowLock:
             # Not a `finally` inside the task: one that is cancelled before its first step never enters it, and its lock
             # would be held for ever.
             operation.task.add_done_callback(lambda _done: self._finished(operation))
+            # Looked at: a caller that left doesn't, and asyncio would log the failure as one that nobody knows of.
+            operation.task.add_done_callback(lambda task: task.cancelled() or task.exception())
             if preempt:
                 self._preempt(operation)
             else:

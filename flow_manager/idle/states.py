@@ -83,7 +83,7 @@ def on_operation_end(operation: str, *, failed: bool, runs: bool) -> Event | Non
     A client's stop of a flow that had ended already observes nothing new, and still takes it out of `error`.
     """
     if failed:
-        return Event.FAILED if operation in STARTS and not runs else None
+        return Event.FAILED if operation in STARTS | {"restart"} and not runs else None
     return Event.STOPPED if operation in ENDS and not runs else None
 
 

@@ -164,12 +164,12 @@ async def _start(watcher: Watcher, attempt: Attempt) -> None:
 async def _wait_ready(watcher: Watcher, attempt: Attempt, deadline: float) -> Candidate | None:
     keeper = watcher.keeper
     while True:
-        if not watcher.up:
-            await _wait_until_up(watcher, deadline)
+        if not _runs(watcher):
+            await _wait_until_it_runs(watcher, deadline)
         run = watcher.run
 
         def ended(run: int = run) -> bool:
-            return watcher.run != run or watcher.attempt is not attempt or not watcher.up
+            return watcher.run != run or watcher.attempt is not attempt or not _runs(watcher)
 
         def told(words: str) -> None:
             if watcher.attempt is attempt and watcher.waiting_for != words:
@@ -181,21 +181,26 @@ async def _wait_ready(watcher: Watcher, attempt: Attempt, deadline: float) -> Ca
             async with asyncio.timeout(guard):
                 found = await keeper.prober.wait_ready(probe_target(watcher, ended), deadline=deadline, told=told)
         except NotReady as error:
-            if watcher.run != run and keeper.clock.monotonic() < deadline:
+            if (watcher.run != run or not _runs(watcher)) and keeper.clock.monotonic() < deadline:
                 continue  # another run than the one that was waited for: its own readiness counts
             raise _not_ready(watcher, error) from None
         except TimeoutError:
             raise _too_late(watcher, watcher.waiting_for or "readiness", None) from None
-        if watcher.run == run:
+        if watcher.run == run and _runs(watcher):
             return found
 
 
-async def _wait_until_up(watcher: Watcher, deadline: float) -> None:
+def _runs(watcher: Watcher) -> bool:
+    """Its processes run, and nobody is about to end them: in the stop of a restart they still answer."""
+    return watcher.up and watcher.state == "starting"
+
+
+async def _wait_until_it_runs(watcher: Watcher, deadline: float) -> None:
     """It isn't there (any more): its restart policy, or a restart that somebody asked for, may bring it back."""
     watcher.waits_for("its start")
     try:
         async with asyncio.timeout(max(0.0, deadline - watcher.keeper.clock.monotonic())):
-            await watcher.until(lambda: watcher.up)
+            await watcher.until(lambda: _runs(watcher))
     except TimeoutError:
         raise _too_late(watcher, "its start", None) from None
 

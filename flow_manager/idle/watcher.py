@@ -303,6 +303,9 @@ class Watcher:
         event = on_operation_end(operation, failed=error is not None, runs=self.up)
         if error is not None and self.state == "stopping" and operation in ENDS_A_RUN:
             sleeping.stop_failed(self, error)
+            attempt = self.attempt
+            if attempt is not None and attempt.phase != "stop" and isinstance(error, FlowManagerError):
+                self.give_up(attempt, error)  # the restart that was to bring it back has failed
         elif event is Event.FAILED:
             # A wake of its own is looked after by its attempt; a client's start has nobody else.
             if operation != "wake" and isinstance(error, FlowManagerError):
@@ -356,6 +359,8 @@ class Watcher:
             if operation is None and transition(was, event) != was:
                 self.stop_reason = _why_ended(by_hand, code, was, self.stop_reason)
             self.apply(event)
+            if operation == "restart":
+                self.apply(Event.WAKE)  # its second half begins
             if by_hand and was in ("starting", "ready", "error"):
                 self._wish("stopped")
             if self.attempt is not None and was == "starting" and operation != "restart":

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from flow_manager.proxy.chunked import LAST_CHUNK, encode_chunk
 from flow_manager.proxy.headers import request_bytes, response_bytes
 from flow_manager.proxy.held_request import UpstreamRefused
-from flow_manager.proxy.parser import ResponseHead
 from flow_manager.proxy.problems import Problem
+from flow_manager.proxy.response_parser import ResponseHead
 from flow_manager.proxy.tunnel import Tunnel
 from flow_manager.proxy.watched import Use, WatchedFlow
 
@@ -98,18 +98,17 @@ class Forward:
         self._upstream = upstream
         upstream.serve(self)
         client, head = self._client, self.head
-        data = request_bytes(head, client.forwarded_lines())
+        data = request_bytes(head, client.asker.forwarded_lines(head))
+        self.ready_for_body = True
         if head.has_body:
             pending, done = client.take_pending()
             if head.chunked:
                 data += b"".join(map(encode_chunk, pending)) + (LAST_CHUNK if done else b"")
             else:
                 data += b"".join(pending)
-            self.ready_for_body = True
             upstream.transport.write(data)
             client.hold_back(False)
         else:
-            self.ready_for_body = True
             upstream.transport.write(data)
 
     def send_body(self, data: bytes, done: bool) -> None:

@@ -8,7 +8,9 @@ from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from flow_manager.proxy.parser import Pairs, RequestHead, ResponseHead
+from flow_manager.proxy.fields import Pairs
+from flow_manager.proxy.parser import RequestHead
+from flow_manager.proxy.response_parser import ResponseHead
 from flow_manager.util.hosts import parse_authority
 
 # Hops that a trusted proxy in front may list; beyond that a header is noise.

@@ -49,7 +49,7 @@ class Holding:
             target=head.target,
             headers=head.pairs(),
             host=host_name(head.authority),
-            peer=client.claimed_peer(),
+            peer=client.asker.address(head),
             head=head,
             gone=asyncio.Event(),
             _connection=self,
@@ -135,7 +135,9 @@ class Holding:
             raise RuntimeError("the request was answered already")
         client = self._client
         self._waiter = waiter = client.edge.loop.create_future()
-        forward = Forward(client, watcher, lease=client.lease_for(watcher), holding=self, cold_start=cold_start)
+        forward = Forward(
+            client, watcher, lease=client.asker.lease(watcher, self.request.head), holding=self, cold_start=cold_start
+        )
         client.exchange = forward
         forward.start()
         try:

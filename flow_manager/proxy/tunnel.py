@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flow_manager.proxy.parser import ResponseHead
+from flow_manager.proxy.response_parser import ResponseHead
 from flow_manager.proxy.websocket import FrameScanner
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Protocol, cast
 
 from flow_manager.proxy.chunked import BadChunk, ChunkedDecoder
-from flow_manager.proxy.parser import MAX_HEAD, BadResponse, ResponseHead, parse_response
+from flow_manager.proxy.fields import MAX_HEAD
+from flow_manager.proxy.response_parser import BadResponse, ResponseHead, parse_response
 from flow_manager.proxy.watched import WatchedFlow
 
 # Bytes that may wait for a flow that doesn't read; then the client is read no more.
@@ -194,6 +195,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if not head.keep_alive:
             self.reusable = False
+        if head.length == len(data) and not receiver.wants_no_body and head.status not in _BODILESS:
+            # The whole body came with the head: most answers of an API.
+            self._mode = _NOTHING
+            receiver.on_response(head, data, True)
+            return
         self._expect(head, receiver.wants_no_body)
         try:
             payload, done = self._decode(data)

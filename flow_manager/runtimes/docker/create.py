@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from aiodocker.exceptions import DockerError
 
-from flow_manager.errors import FlowManagerError, ImageNotFound
-from flow_manager.runtimes.base import FlowSpec, Observation, Progress
+from flow_manager.errors import FlowManagerError, ImageNotFound, NameConflict
+from flow_manager.runtimes.base import LABEL_ID, FlowSpec, Observation, Progress
 from flow_manager.runtimes.docker.client import Answer, EngineClient
 from flow_manager.runtimes.docker.containers import Containers
 from flow_manager.runtimes.docker.errors import RAW, Subject, translate, translated
@@ -29,6 +30,8 @@ LOOK_EVERY = 0.5
 
 Body = Callable[[str | None, str], dict[str, Any]]
 
+GIVEN_UP_REMEMBERED = 1000
+
 
 class Creator:
     """Creates containers. `suspects` tells which of them are expected to fail at start, and why."""
@@ -43,6 +46,8 @@ class Creator:
         self._timeout = timeout
         self._pull_stall = pull_stall
         self._undoing: set[asyncio.Task[None]] = set()
+        # The newest attempts that were given up; an engine that was frozen may yet make what they asked for.
+        self._given_up: deque[str] = deque(maxlen=GIVEN_UP_REMEMBERED)
         self.suspects: dict[str, str] = {}
 
     async def create(self, spec: FlowSpec, body: Body, progress: Progress | None, *, own_network: bool) -> Observation:
@@ -84,7 +89,22 @@ class Creator:
             return await self._post_once(subject, request, posting)
         except ImageNotFound:
             await pull(self._client, spec.image, stall=self._pull_stall, progress=progress)
+        except NameConflict:
+            # An engine that was frozen makes what an earlier attempt had given up, long after: that one is of no use.
+            if not await self._remove_earlier(spec):
+                raise
         return await self._post_once(subject, request, posting)
+
+    async def _remove_earlier(self, spec: FlowSpec) -> bool:
+        """Remove what earlier attempts for this very flow made after they were given up; True where there was any."""
+        found = [
+            entry
+            for entry in await self._containers.entries({LABEL_ID: spec.id})
+            if text(dig(entry, "Labels", LABEL_ATTEMPT)) in self._given_up
+        ]
+        for entry in found:
+            await self._remove(text(dig(entry, "Id")))
+        return bool(found)
 
     async def _post_once(
         self, subject: Subject, request: dict[str, Any], posting: list[asyncio.Task[Answer]]
@@ -105,6 +125,7 @@ class Creator:
         await asyncio.wait([task], timeout=UNDO_SECONDS)
 
     async def _undo(self, attempt: str, posting: asyncio.Task[Answer]) -> None:
+        self._given_up.append(attempt)
         try:
             async with asyncio.timeout(JANITOR_SECONDS):
                 await self._undo_now(attempt, posting)

@@ -15,6 +15,7 @@ from flow_manager.errors import (
     RuntimeUnavailable,
     ShuttingDown,
     StartFailed,
+    StopFailed,
     WakeTimeout,
 )
 from flow_manager.idle.readiness_target import NotReady
@@ -377,3 +378,50 @@ async def test_the_end_of_the_manager_is_told_to_whoever_waits(idle_builder: Idl
         await web.until(lambda: web.waiting_for == "TCP port 8000")
     with pytest.raises(ShuttingDown):
         await caller
+
+
+async def test_a_restart_whose_start_fails_is_an_error_and_is_told_to_those_who_wait(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    idle_house.faults.fail("start", StartFailed("no such device"))
+    with pytest.raises(StartFailed):
+        await idle_house.manager.restart_container(LOCAL, requests.RestartContainer(container_id="web"))
+    with pytest.raises(StartFailed):
+        await caller
+    assert (web.state, web.error) == ("error", "no such device")
+
+
+async def test_what_still_answers_while_a_restart_stops_it_is_not_ready(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    idle_house.faults.delay("stop", 5.0)
+    restart = asyncio.create_task(
+        idle_house.manager.restart_container(LOCAL, requests.RestartContainer(container_id="web"))
+    )
+    await idle_house.comes(web, "stopping")
+    idle_house.prober.held.set()
+    await idle_house.settled()
+    assert (web.state, web.upstream, caller.done()) == ("stopping", None, False)
+    await idle_house.clock.run(5)
+    await restart
+    await caller
+    assert web.ready_now()
+
+
+async def test_a_restart_whose_stop_fails_is_told_to_those_who_wait(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    idle_house.faults.fail("stop", StopFailed("it still runs"))
+    with pytest.raises(StopFailed):
+        await idle_house.manager.restart_container(LOCAL, requests.RestartContainer(container_id="web"))
+    with pytest.raises(StopFailed):
+        await caller
+    assert web.state == "stopping"
+    await idle_house.clock.run(1)
+    await idle_house.comes(web, "napping")

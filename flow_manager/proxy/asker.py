@@ -1,0 +1,41 @@
+"""Who asks on a connection, what a flow is told of it, and whether it counts as use."""
+
+from __future__ import annotations
+
+from flow_manager.proxy.classify import Asked, counts_as_use
+from flow_manager.proxy.headers import Trust, client_address, forwarded_lines
+from flow_manager.proxy.parser import RequestHead
+from flow_manager.proxy.watched import Use, WatchedFlow
+
+
+class Asker:
+    """One client's address, and the lines made of it for the Host that it asked for last."""
+
+    __slots__ = ("_authority", "_lines", "_trust", "peer")
+
+    def __init__(self, peer: str, trust: Trust) -> None:
+        self.peer = peer
+        self._trust = trust
+        self._authority = b""
+        self._lines = b""
+
+    def address(self, head: RequestHead) -> str:
+        """The peer's, or that which a trusted proxy in front names."""
+        return client_address(self.peer, head.claims, self._trust)
+
+    def forwarded_lines(self, head: RequestHead) -> bytes:
+        if head.claims:
+            return forwarded_lines(self.peer, head.authority, head.claims, self._trust)
+        if head.authority != self._authority:
+            self._authority = head.authority
+            self._lines = forwarded_lines(self.peer, head.authority, [], self._trust)
+        return self._lines
+
+    def lease(self, watcher: WatchedFlow, head: RequestHead) -> Use | None:
+        """None for what doesn't count as use: probes, and icons that browsers fetch by themselves."""
+        policy = watcher.policy
+        if (policy is not None and policy.probes) or b"icon" in head.target:
+            asked = Asked(head.method.decode("ascii"), head.target.decode("latin-1"), head.pairs(), self.address(head))
+            if not counts_as_use(asked, policy):
+                return None
+        return watcher.use("http", self.peer)
