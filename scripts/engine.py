@@ -137,6 +137,9 @@ class PrivateEngine:
         pid = self.pid()
         if pid is not None:
             _end(pid, STOP_SECONDS)
+        for child in [child for child in _children if child.poll() is not None]:
+            # Asked for its end, so that it is collected without a warning.
+            _children.remove(child)
         # A killed engine leaves its containerd and the shims with the flows in them: their command lines name our folder.
         for _ in range(20):
             rest = _processes_of(self.folder)
