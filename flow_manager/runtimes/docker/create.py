@@ -27,6 +27,8 @@ UNDO_SECONDS = 5.0
 # … for this long: an engine that was frozen makes the container when it thaws.
 JANITOR_SECONDS = 120.0
 LOOK_EVERY = 0.5
+# A shutdown has eight seconds in all by default.
+CLOSE_SECONDS = 1.0
 
 Body = Callable[[str | None, str], dict[str, Any]]
 
@@ -169,6 +171,6 @@ class Creator:
     async def close(self) -> None:
         """Finish what is being undone, for a moment."""
         if self._undoing:
-            await asyncio.wait(self._undoing, timeout=UNDO_SECONDS)
+            await asyncio.wait(self._undoing, timeout=CLOSE_SECONDS)
         for task in self._undoing:
             task.cancel()
