@@ -53,6 +53,8 @@ class Availability:
         gone: asyncio.Future[None] = loop.create_future()
         self._under_way.setdefault(runtime.name, set()).add(gone)
         task = loop.create_task(_run(body))
+        # Looked at: when the runtime's absence is the answer, nobody asks for what came of it.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             either: set[asyncio.Future[Any]] = {task, gone}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

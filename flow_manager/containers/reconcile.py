@@ -113,6 +113,9 @@ class Reconciler:
                 return
             if event.type in ("died", "started"):
                 entry.end_cause = event.cause
+                if event.cause == "stop" and entry.operation is None and not entry.running:
+                    # An inspect was quicker than the event: it could not know why.
+                    self._core.observer.end_explained(entry)
             if entry.operation is not None:
                 entry.seen_during_operation = True
             else:

@@ -207,6 +207,10 @@ class IdleRegistry:
         if (watcher := self._of(entry)) is not None:
             watcher.observed(before, now, cause)
 
+    def end_explained(self, entry: FlowEntry) -> None:
+        if (watcher := self._of(entry)) is not None:
+            watcher.end_explained()
+
     def policy_changed(self, entry: FlowEntry) -> None:
         self._generation += 1
         if (watcher := self._of(entry)) is not None:

@@ -17,35 +17,27 @@ from flow_manager.contract.wake import IdleExplanation, LeaseKind
 from flow_manager.errors import (
     Conflict,
     ContainerNotFound,
-    ContainerStopped,
     FlowManagerError,
     NotAllowed,
     ShuttingDown,
-    StartFailed,
 )
-from flow_manager.idle import explain, liveness, needs, outage, sleeping, waking
+from flow_manager.idle import deadlines, explain, failing, hearing, liveness, needs, waking
 from flow_manager.idle.attempt import Attempt
+from flow_manager.idle.facts import FlowFacts
 from flow_manager.idle.history import WakeLog
 from flow_manager.idle.keeper import Keeper
 from flow_manager.idle.leases import Lease, Leases
-from flow_manager.idle.states import ENDS_A_RUN, Event, on_observation, on_operation_begin, on_operation_end, transition
-from flow_manager.idle.upstream import flow_port
+from flow_manager.idle.states import Event, transition
 from flow_manager.idle.wheel import NEVER
 from flow_manager.runtimes.base import Observation
 
-# Seconds that traffic is held back after a failure: doubled with each one in a row, up to the last.
-FIRST_BACK_OFF, LAST_BACK_OFF = 1.0, 300.0
-# A flow that was ready for so many seconds has started well: what fails later is a first failure again.
-STABLE = 60.0
 # What a client is told to wait when nothing is known of how long a start takes.
 UNKNOWN_START = 5
 # The newest start's share in the learned time.
 LEARNING_RATE = 0.3
-# A flow that the manager finds running again after a restart gets at least so many seconds (or its idle_timeout).
-FOUND_GRACE = 10.0
 
 
-class Watcher:
+class Watcher(FlowFacts):
     """Read its attributes freely; they are changed by the modules of this package alone."""
 
     __slots__ = (
@@ -55,7 +47,6 @@ class Watcher:
         "channel_ready",
         "ended",
         "ended_at",
-        "entry",
         "expected_start",
         "failure",
         "failures",
@@ -75,7 +66,6 @@ class Watcher:
         "run",
         "sleep_at",
         "sleeping",
-        "state",
         "stop_at",
         "stop_failures",
         "stop_force",
@@ -85,7 +75,6 @@ class Watcher:
         "wanted_back",
         "wheel_at",
         "wheel_tick",
-        "wished",
     )
 
     def __init__(self, keeper: Keeper, entry: FlowEntry) -> None:
@@ -141,48 +130,7 @@ class Watcher:
     def __repr__(self) -> str:
         return f"<Watcher {self.name} {self.state}>"
 
-    # --- what it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        return self.entry.record.id
-
-    @property
-    def name(self) -> str:
-        return self.entry.record.name
-
-    @property
-    def tenant(self) -> str:
-        return self.entry.record.tenant
-
-    @property
-    def policy(self) -> IdlePolicy | None:
-        return self.entry.config.idle
-
-    @property
-    def desired(self) -> DesiredState:
-        """Nobody stopped what never ran."""
-        if self._state_there == "created" and self.policy is not None:
-            return "running"
-        return self.wished or self.entry.record.desired
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        return tuple(self.entry.config.hosts)
-
-    @property
-    def port(self) -> int | None:
-        """Where it listens, as the flow itself counts its ports."""
-        return flow_port(self.entry.config, self.entry.observation)
-
-    @property
-    def up(self) -> bool:
-        """Its processes run and are not frozen, as far as is known."""
-        return self._state_there == "running" and not self.entry.lost
-
-    @property
-    def awake(self) -> bool:
-        return self.state in ("starting", "ready", "stopping") or (self.state == "error" and self.up)
+    # --- how it is ---------------------------------------------------------------------------------------------------
 
     @property
     def history(self) -> WakeLog:
@@ -203,10 +151,6 @@ class Watcher:
         """Seconds for which traffic is still held back; None when it isn't."""
         left = self.retry_at - self.keeper.clock.monotonic()
         return left if self.state == "error" and left > 0 else None
-
-    @property
-    def _state_there(self) -> str | None:
-        return self.entry.observation.state if self.entry.observation is not None else None
 
     def retry_after(self) -> int:
         """Seconds after which it is worth coming back, at least 1."""
@@ -285,86 +229,22 @@ class Watcher:
     # --- what happens to it -------------------------------------------------------------------------------------------
 
     def operation_begins(self, operation: str, actor: str) -> None:
-        event = on_operation_begin(operation)
-        if event is Event.STOP_BEGINS:
-            self.stop_reason = f"{actor} {_DONE.get(operation, operation)} it"
-            self.stop_begins(operation)
-        elif event is not None:
-            self.apply(event)
+        hearing.operation_begins(self, operation, actor)
 
     def stop_begins(self, operation: str) -> None:
         """From here on nothing is forwarded to it, and its waiters hear why; a restart brings it back to them."""
-        if self.apply(Event.STOP_BEGINS) and operation != "restart" and self.attempt is not None:
-            desired = None if operation == "sleep" else "stopped"
-            error = Conflict(f"the wake was ended by {operation}", operation=operation, desired=desired)
-            self.give_up(self.attempt, error)
+        hearing.stop_begins(self, operation)
 
     def operation_ended(self, operation: str, error: BaseException | None) -> None:
-        event = on_operation_end(operation, failed=error is not None, runs=self.up)
-        if error is not None and self.state == "stopping" and operation in ENDS_A_RUN:
-            sleeping.stop_failed(self, error)
-            attempt = self.attempt
-            if attempt is not None and attempt.phase != "stop" and isinstance(error, FlowManagerError):
-                self.give_up(attempt, error)  # the restart that was to bring it back has failed
-        elif event is Event.FAILED:
-            # A wake of its own is looked after by its attempt; a client's start has nobody else.
-            if operation != "wake" and isinstance(error, FlowManagerError):
-                self.fail(error, Event.FAILED)
-        elif event is not None and not self.gone:
-            self.apply(event)
+        hearing.operation_ended(self, operation, error)
 
     def observed(self, before: Observation | None, now: Observation | None, cause: str | None) -> None:
         """The runtime said something."""
-        operation = self.entry.operation
-        first = before is None and operation is None
-        if self.gone:
-            before = None  # what was known of the container that is gone says nothing of the one that is there now
-        self.gone = now is None
-        for event in on_observation(before, now, cause, operation):
-            self._take_in(event, now, cause, operation, first=first)
-        outage.observed(self, before, now, cause)
-        self.changed()
-        self.rearm()
+        hearing.observed(self, before, now, cause)
 
-    def _take_in(
-        self, event: Event, now: Observation | None, cause: str | None, operation: str | None, *, first: bool
-    ) -> None:
-        was = self.state
-        if event is Event.UNHEALTHY:
-            if was == "ready":  # unhealthy while starting is still starting
-                self.fail(StartFailed("its health check fails", reason="unhealthy"), event)
-            return
-        self.run += 1
-        if event in (Event.DIED, Event.ENDED) and was in ("starting", "ready"):
-            self.ended_at = self.keeper.clock.monotonic()
-        code = now.exit_code if now is not None else None
-        if event in (Event.STARTED, Event.RESTARTED):
-            self.found = self.found or first
-            if now is not None and now.state == "restarting":
-                self.failures += 1
-            self.apply(event)
-            if self.state == "starting" and self.attempt is None:
-                waking.begin(self, "it was found running" if first else "it was started", person=False, observed=True)
-            if operation is None and not first and self.up and self.entry.record.desired == "stopped":
-                self._wish("running")
-        elif event is Event.GONE:
-            self.fail(ContainerNotFound(self.id, kind=self.entry.runtime.kind), event)
-        elif event is Event.DIED and was in ("starting", "ready"):
-            how = "ran out of memory" if now is not None and now.oom_killed else f"ended with exit code {code}"
-            self.fail(
-                StartFailed(f"the flow {how}", exit_code=code, reason="oom" if "memory" in how else "exit"), event
-            )
-        else:
-            by_hand = operation is None and (cause == "stop" or (now is not None and now.state == "paused"))
-            if operation is None and transition(was, event) != was:
-                self.stop_reason = _why_ended(by_hand, code, was, self.stop_reason)
-            self.apply(event)
-            if operation == "restart":
-                self.apply(Event.WAKE)  # its second half begins
-            if by_hand and was in ("starting", "ready", "error"):
-                self._wish("stopped")
-            if self.attempt is not None and was == "starting" and operation != "restart":
-                self.give_up(self.attempt, _ended_error(event, by_hand, code))
+    def end_explained(self) -> None:
+        """It ended some other way than we thought: a person stopped it, and that is no failure."""
+        hearing.end_explained(self)
 
     def policy_changed(self) -> None:
         self.leases.idle_timeout = self.policy.idle_timeout if self.policy is not None else 0.0
@@ -431,18 +311,9 @@ class Watcher:
         self.leases.used()
         if self.found:
             self.found = False
-            self._restore_deadline(now)
+            deadlines.restore(self, now)
         self.keeper.mark_used(self.id)
         liveness.schedule(self)
-
-    def _restore_deadline(self, now: float) -> None:
-        """An own flow goes on from where it was, an adopted one from the beginning; neither stops at once."""
-        last, policy = self.entry.record.last_used_at, self.policy
-        if last is None or policy is None or self.entry.record.adopted:
-            return
-        elapsed = max(0.0, (self.keeper.clock.now() - last).total_seconds())
-        grace = min(policy.idle_timeout, FOUND_GRACE)
-        self.leases.idle_since = now - min(elapsed, policy.idle_timeout - grace)
 
     def _fell_asleep(self) -> None:
         self.last_slept = (self.keeper.clock.now(), self.stop_reason or "it ended")
@@ -455,39 +326,7 @@ class Watcher:
 
     def fail(self, error: FlowManagerError, event: Event) -> None:
         """It failed: the state says so, traffic is held back for a while, and whoever waits hears it at once."""
-        core, now = self.keeper.core, self.keeper.clock.monotonic()
-        error.hide(core.masker)
-        was = self.state
-        if was == "ready" and now - self.ready_since >= STABLE:
-            self.failures = 0
-        if was == "error" or transition(was, event) != "error":
-            if self.attempt is not None:
-                self.give_up(self.attempt, error)
-            return
-        self.failures += 1
-        self.retry_at = now + min(LAST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(self.failures - 1, 16))
-        self.failure = error
-        self.entry.problem = error.message
-        attempt, self.attempt = self.attempt, None
-        self.apply(event)
-        error.details.setdefault("retry_after", self.retry_after())
-        self.history.add("error", error.message, error=error.code)
-        waiting_for, self.waiting_for = self.waiting_for, None
-        core.activity.log_user_activity(
-            "wake_failed" if was == "starting" else "flow_failed",
-            f"flow *{self.name}* {'did not wake' if was == 'starting' else 'failed'}: {error.message}",
-            flow=self.entry.ref,
-            details={
-                "reason": error.message,
-                "code": error.code,
-                "exit_code": error.details.get("exit_code"),
-                "waited_for": waiting_for,
-                "crashes": self.failures,
-                "retry_in": round(self.retry_at - now, 3),
-            },
-        )
-        if attempt is not None:
-            attempt.end(error)
+        failing.fail(self, error, event)
 
     def give_up(self, attempt: Attempt, error: FlowManagerError) -> None:
         """End an attempt that nothing is wrong with: something else was wanted."""
@@ -501,22 +340,9 @@ class Watcher:
         known = self.expected_start
         self.expected_start = took if known is None else known + LEARNING_RATE * (took - known)
 
-    def _wish(self, desired: DesiredState) -> None:
+    def wish(self, desired: DesiredState) -> None:
         """Somebody did it outside the manager: that is what is wanted from now on."""
-        core, entry = self.keeper.core, self.entry
-        self.wished = desired
-
-        async def record() -> None:
-            try:
-                # An operation that has begun meanwhile knows better what is wanted.
-                if core.table.get(entry.id) is entry and entry.operation is None and self.wished == desired:
-                    await core.record(entry, desired=desired)
-            finally:
-                self.wished = None
-            core.tell(entry)
-            self.changed()
-
-        self.keeper.spawn(record(), f"desired-{self.id}")
+        failing.wish(self, desired)
 
     def waits_for(self, words: str | None) -> None:
         """Say what the wake under way waits for."""
@@ -559,51 +385,11 @@ class Watcher:
 
     def sleeps_at(self) -> float | None:
         """When the idle timeout is due, on the monotonic clock; None: it isn't, as things are."""
-        if self.state != "ready" or not self.leases.idle_timeout:
-            return None
-        at = self.leases.sleeps_at(self.leases.idle_timeout)
-        return None if at is None else max(at, self.sleep_at, self.keeper.not_before)
+        return deadlines.sleeps_at(self)
 
     def rearm(self) -> None:
         """Ask the wheel for the next thing that is due."""
-        at = min(self.probe_at if self.state == "ready" else NEVER, self.linger_at)
-        if self.state == "stopping":
-            at = min(at, self.stop_at)
-        elif not self.sleeping and (idle_at := self.sleeps_at()) is not None:
-            at = min(at, idle_at)
-        if at != NEVER:
-            self.keeper.wheel.arm(self, at)
-        else:
-            self.keeper.wheel.disarm(self)
+        deadlines.rearm(self)
 
     def wheel_due(self, now: float) -> None:
-        if self.keeper.closing:
-            return
-        if self.linger_at <= now:
-            needs.let_go(self)
-        if self.state == "ready":
-            if self.probe_at <= now:
-                liveness.begin(self)
-            idle_at = self.sleeps_at()
-            if idle_at is not None and idle_at <= now and not self.sleeping:
-                sleeping.begin(self)
-        elif self.state == "stopping" and self.stop_at <= now:
-            sleeping.try_again(self)
-        self.rearm()
-
-
-_DONE = {"stop": "stopped", "kill": "killed", "pause": "paused", "restart": "restarted"}
-
-
-def _why_ended(by_hand: bool, code: int | None, was: FlowState, known: str | None) -> str:
-    if was == "stopping" and known is not None:
-        return known
-    if by_hand:
-        return "somebody stopped it outside the manager"
-    return "it ended by itself" if code is None else f"it ended by itself with exit code {code}"
-
-
-def _ended_error(event: Event, by_hand: bool, code: int | None) -> FlowManagerError:
-    if event is Event.ENDED:
-        return ContainerStopped("the flow ended with exit code 0 before it was ready", exit_code=code)
-    return Conflict("somebody stopped the flow", operation="stop", desired="stopped" if by_hand else None)
+        deadlines.due(self, now)

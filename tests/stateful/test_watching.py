@@ -282,7 +282,7 @@ class Watching(RuleBasedStateMachine):
             await self.house.clock.run(7)
             if not [task for task in self.pending if not task.done()] and not self._under_way():
                 break
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while [task for task in self.pending if not task.done()] or self._under_way():
                 await asyncio.sleep(0.002)
                 await self.house.clock.run(1)

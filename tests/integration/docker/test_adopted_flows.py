@@ -149,7 +149,11 @@ async def test_one_that_runs_already_gets_its_whole_idle_time_then_sleeps_and_wa
         assert house.status(name).desired == "running", "it sleeps; nobody stopped it"
         woken = await house.registry.wake_container(LOCAL, requests.WakeContainer(container_id=name))
         assert (woken.flow_state, running(lab, container)) == ("ready", True)
-        assert {"container_adopted", "napped", "woke"} <= set(await house.activity())
+
+        async def told() -> bool:
+            return {"container_adopted", "napped", "woke"} <= set(await house.activity())
+
+        await until(told, "it is told that it was adopted, slept and woke")
 
 
 async def test_a_restart_of_the_manager_does_not_cut_its_time_short(
