@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from flow_manager.contract.wake import WakeEvent, WakeEventType
@@ -21,16 +20,18 @@ class WakeLog:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._entries: deque[WakeEvent] = deque(maxlen=MAX_EVENTS)
+        self._entries: list[WakeEvent] = []
         # From the wall clock in ms: more than any earlier manager can have used, at less than a thousand events a second.
         self._last = int(clock.now().timestamp() * 1000)
-        self._listeners: list[Listener] = []
+        self._listeners: tuple[Listener, ...] = ()
 
     def add(self, type: WakeEventType, message: str, error: str | None = None) -> WakeEvent:
         self._last += 1
         event = WakeEvent(type=type, message=message, timestamp=self._clock.now(), id=self._last, error=error)
         self._entries.append(event)
-        for listener in tuple(self._listeners):
+        if len(self._entries) > MAX_EVENTS:
+            del self._entries[0]
+        for listener in self._listeners:
             listener(event)
         return event
 
@@ -42,10 +43,17 @@ class WakeLog:
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener(event)` for each event from now on, synchronously; the function that ends it (idempotent)."""
-        self._listeners.append(listener)
+        self._listeners = (*self._listeners, listener)
 
         def unsubscribe() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            left = list(self._listeners)
+            if listener in left:
+                left.remove(listener)
+            self._listeners = tuple(left)
 
         return unsubscribe
+
+    @property
+    def followed(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 # Seconds that a stop may take beyond its grace before a wake that waits for it gives up: the escalation gets its chance.
 STOP_PATIENCE = 30.0
+# Of thousands that are found running at start, so many are asked at a time; one that takes longer makes room after so many
+# seconds, and waits on.
+FOUND_SHARE = 5.0
 # The prober keeps its own deadline; should it fail to, the wait ends so many seconds later.
 GUARD = 5.0
 
@@ -104,11 +107,20 @@ async def _steps(watcher: Watcher, attempt: Attempt) -> Candidate | None:
     moment = _took(watcher, attempt, "start", moment)
 
     attempt.phase = "readiness"
-    if not attempt.observed:
+    if not watcher.found:
         return await _wait_ready(watcher, attempt, deadline)
     async with keeper.found:
         deadline = keeper.clock.monotonic() + watcher.wake_timeout
-        return await _wait_ready(watcher, attempt, deadline)
+        waiting = asyncio.ensure_future(_wait_ready(watcher, attempt, deadline))
+        try:
+            await asyncio.wait({waiting}, timeout=FOUND_SHARE)
+        except asyncio.CancelledError:
+            waiting.cancel()
+            raise
+    try:
+        return await waiting
+    finally:
+        waiting.cancel()
 
 
 def _took(watcher: Watcher, attempt: Attempt, step: str, since: float) -> float:
@@ -247,10 +259,13 @@ def _ready(watcher: Watcher, attempt: Attempt, found: Candidate | None) -> None:
     attempt.steps["readiness"] = round(took - sum(attempt.steps.values()), 3)
     watcher.upstream = found.pair if found is not None else None
     watcher.attempt = None
+    found_running = watcher.found
     watcher.apply(Event.READY)
     watcher.last_woke = (keeper.clock.now(), attempt.reason, took if attempt.woke else None)
     watcher.history.add("ready", f"{watcher.name} is ready")
     attempt.succeed()
+    if found_running:
+        watcher.forget_history()
     if attempt.woke:
         watcher.learn(took)
         keeper.core.activity.log_user_activity(

@@ -138,6 +138,11 @@ class Watcher(FlowFacts):
             self._history = WakeLog(self.keeper.clock)
         return self._history
 
+    def forget_history(self) -> None:
+        """Nobody watched: of ten thousand that are found running, the steps would be most of the memory."""
+        if self._history is not None and not self._history.followed:
+            self._history = None
+
     @property
     def error(self) -> str | None:
         return self.failure.message if self.failure is not None and self.state == "error" else None
@@ -254,9 +259,10 @@ class Watcher(FlowFacts):
         self.rearm()
 
     def said_ready(self) -> None:
-        if self.channel_ready is None:
-            self.channel_ready = asyncio.Event()
-        self.channel_ready.set()
+        if self.state != "ready":
+            if self.channel_ready is None:
+                self.channel_ready = asyncio.Event()
+            self.channel_ready.set()
 
     def said_busy(self, seconds: float, reason: str | None) -> None:
         self.leases.busy(seconds, reason)
@@ -308,6 +314,7 @@ class Watcher(FlowFacts):
         self.ready_since = now
         self.last_ready = self.keeper.clock.now()
         self.failure, self.entry.problem, self.waiting_for = None, None, None
+        self.channel_ready = None  # nobody waits for it any more, and an Event is 800 bytes
         self.leases.used()
         if self.found:
             self.found = False
