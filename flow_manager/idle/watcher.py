@@ -130,8 +130,6 @@ class Watcher(FlowFacts):
     def __repr__(self) -> str:
         return f"<Watcher {self.name} {self.state}>"
 
-    # --- how it is ---------------------------------------------------------------------------------------------------
-
     @property
     def history(self) -> WakeLog:
         if self._history is None:
