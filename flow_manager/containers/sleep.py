@@ -93,8 +93,10 @@ async def wake_now(core: Core, principal: Principal, entry: FlowEntry, *, clear_
 
     async def body() -> Observation:
         state = entry.observation.state if entry.observation is not None else None
-        # Of one that was made and never started, nobody can say that somebody stopped it.
-        if entry.record.desired == "stopped" and state != "created" and not clear_stopped:
+        # One with a policy is wanted from its creation on, so one that isn't was stopped; of one without, that was made and
+        # never started, nobody can say so.
+        never_ran = state == "created" and entry.config.idle is None
+        if entry.record.desired == "stopped" and not never_ran and not clear_stopped:
             raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
         if state == "running" and not entry.stale:
             assert entry.observation is not None

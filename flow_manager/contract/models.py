@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from flow_manager.contract.units import parse_bytes, parse_seconds
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 HOST_PATTERN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+_REAL_TIME_SIGNAL = re.compile(r"RT(MIN(\+[0-9]{1,2})?|MAX(-[0-9]{1,2})?)\Z")
 _PORT_KEY = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?\Z")
 # What Docker takes: registry host and port, path, tag, digest. Nothing else ever reaches an engine.
 _IMAGE = re.compile(
@@ -50,6 +52,17 @@ def no_nul(text: str) -> str:
 # Lengths before validators: pydantic counts what follows a function in "items".
 CleanText = Annotated[str, Field(max_length=4096), AfterValidator(no_control_characters)]
 Argument = Annotated[str, Field(max_length=131072), AfterValidator(no_nul)]
+
+
+def known_signal(name: str) -> str:
+    """A flow whose stop signal nobody knows could never be stopped: refused before anything is made."""
+    short = name.removeprefix("SIG")
+    if f"SIG{short}" not in signal.Signals.__members__ and not _REAL_TIME_SIGNAL.match(short):
+        raise ValueError(f"{name[:32]!r} is not a signal's name")
+    return name
+
+
+SignalName = Annotated[str, Field(pattern=r"^(SIG)?[A-Z0-9+-]{1,12}$"), AfterValidator(known_signal)]
 
 
 class WireModel(BaseModel):
@@ -95,9 +108,9 @@ class IdlePolicy(WireModel):
 
     idle_timeout: Seconds = 0
     stop_method: Literal["pause", "stop", "kill"] = "stop"
-    stop_signal: Annotated[str, Field(pattern=r"^(SIG)?[A-Z0-9+-]{1,12}$")] | None = None
+    stop_signal: SignalName | None = None
     stop_timeout: Seconds = 10
-    wake_timeout: Seconds = 180
+    wake_timeout: Annotated[Seconds, Field(gt=0)] = 180
     depends_on: list[Dependency] = []
     start_endpoint: Annotated[str, Field(pattern=r"^/")] | None = None
     no_loading_page: bool = False

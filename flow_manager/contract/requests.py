@@ -11,6 +11,7 @@ from flow_manager.contract.models import (
     ContainerConfig,
     ContainerState,
     IdlePolicy,
+    SignalName,
     WireModel,
     no_control_characters,
 )
@@ -19,7 +20,7 @@ MAX_TIMEOUT = 600
 Timeout = Annotated[float, Field(ge=0, le=MAX_TIMEOUT)]
 RequestId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(no_control_characters)]
 ContainerRef = Annotated[str, Field(min_length=1, max_length=256)]
-Signal = Annotated[str, Field(pattern=r"^(SIG)?[A-Z][A-Z0-9+-]{0,11}$")]
+Signal = SignalName
 Cursor = Annotated[int, Field(ge=0)]
 
 

@@ -34,9 +34,6 @@ class FlowFacts:
 
     @property
     def desired(self) -> DesiredState:
-        """Nobody stopped what never ran."""
-        if self._state_there == "created" and self.policy is not None:
-            return "running"
         return self.wished or self.entry.record.desired
 
     @property
@@ -60,3 +57,8 @@ class FlowFacts:
     @property
     def _state_there(self) -> str | None:
         return self.entry.observation.state if self.entry.observation is not None else None
+
+    @property
+    def never_ran(self) -> bool:
+        """Made without a policy and never started: of such a one nobody can say that somebody stopped it."""
+        return self._state_there == "created" and self.policy is None

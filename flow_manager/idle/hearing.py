@@ -109,7 +109,8 @@ def take_in(
         watcher.apply(event)
         if operation == "restart":
             watcher.apply(Event.WAKE)  # its second half begins
-        if by_hand and was in ("starting", "ready", "error"):
+        # Napping: frozen to sleep, and then somebody stopped it for good.
+        if by_hand and (was in ("starting", "ready", "error") or (was == "napping" and cause == "stop")):
             watcher.wish("stopped")
         if watcher.attempt is not None and was == "starting" and operation != "restart":
             watcher.give_up(watcher.attempt, _ended_error(event, by_hand, code))

@@ -114,7 +114,10 @@ class IdleRegistry:
         # At once, so that two changes that would close a cycle together see each other.
         entry.config = before.model_copy(update={"idle": request.idle})
         try:
-            await core.record(entry, config=entry.config.model_dump(mode="json"))
+            first = before.idle is None and entry.observation is not None and entry.observation.state == "created"
+            changes = {"config": entry.config.model_dump(mode="json")}
+            # As if it had been created with a policy: then the first request wakes it.
+            await core.record(entry, **(changes | {"desired": "running"} if first else changes))
         except BaseException:
             entry.config = before
             raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flow_manager.containers.sleep import sleep_now
 from flow_manager.contract.principal import MANAGER, Principal
-from flow_manager.errors import Conflict, FlowManagerError, NotAllowed, OperationTimeout, StopFailed
+from flow_manager.errors import Conflict, FlowManagerError, NotAllowed, RuntimeUnavailable
 from flow_manager.idle.states import Event
 from flow_manager.idle.wheel import NEVER
 
@@ -79,7 +79,8 @@ def _refuse_under_others(watcher: Watcher) -> None:
 def stop_failed(watcher: Watcher, error: BaseException) -> None:
     """It is `stopping` still: killed at once, and again and again with growing pauses; people read of each time."""
     watcher.stop_failures += 1
-    if isinstance(error, StopFailed | OperationTimeout):
+    if isinstance(error, FlowManagerError) and not isinstance(error, RuntimeUnavailable):
+        # Whatever is wrong with the gentle way (a signal that nobody knows, say), KILL needs none of it.
         watcher.stop_force = True
     pause = 0.0
     if watcher.stop_failures > 1 or not watcher.stop_force or isinstance(error, asyncio.CancelledError):

@@ -221,7 +221,7 @@ class Watcher(FlowFacts):
         """:raises Conflict, NotAllowed: traffic must not wake it. :raises FlowManagerError: the last failure, too fresh."""
         if self.up and self.state != "error":
             return
-        if self.desired == "stopped" and not self.up and self._state_there != "created":
+        if self.desired == "stopped" and not self.up and not self.never_ran:
             raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
         if self.policy is None and not for_dependent and not self.up:
             raise NotAllowed("this flow has no idle policy: traffic doesn't wake it, start it first", setting="idle")

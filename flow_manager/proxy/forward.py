@@ -28,6 +28,10 @@ RETRY_MOST_SECONDS = 0.1
 MAX_TIMEOUTS = 3
 # RFC 9110, section 9.2.2: doing these twice is doing them once.
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+# Safe to wake a flow for once more (RFC 9110, section 9.2.1), when it ended under the request's feet …
+_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+# … within so many seconds of its sending: whoever worked on it for longer has seen it, and it goes there once.
+REPEAT_WINDOW = 0.25
 _BODILESS = frozenset((204, 304))
 # Head and body go out in one write up to this size; copying more costs more than a second write.
 _ONE_WRITE = 16 * 1024
@@ -47,6 +51,7 @@ class Forward:
         "_keep",
         "_lease",
         "_retried",
+        "_sent_at",
         "_task",
         "_upstream",
         "_watcher",
@@ -78,6 +83,7 @@ class Forward:
         self._upstream: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._retried = False
+        self._sent_at = 0.0
         self._keep = False
         self._chunks = False
 
@@ -96,6 +102,7 @@ class Forward:
 
     def _attach(self, upstream: UpstreamConnection) -> None:
         self._upstream = upstream
+        self._sent_at = self._client.edge.loop.time()
         upstream.serve(self)
         client, head = self._client, self.head
         data = request_bytes(head, client.asker.forwarded_lines(head))
@@ -159,7 +166,7 @@ class Forward:
             )
 
     def _hand_back(self, reason: str) -> None:
-        """Nothing of the request was sent, and nothing of a response came: it waits for the next wake."""
+        """Nothing of a response came, and nothing of the request was sent, or it may be sent again: it waits for the next wake."""
         self._release()
         if self._holding is not None:
             self._holding.take_back(UpstreamRefused(f"the flow could not be reached: {reason}"))
@@ -242,14 +249,15 @@ class Forward:
         assert upstream is not None
         pooled, silent = upstream.used > 0, not upstream.touched
         self._drop_upstream()
-        if silent and self._repeatable and not self._retried:
+        soon = self._client.edge.loop.time() - self._sent_at < REPEAT_WINDOW
+        if silent and soon and self._repeatable and not self._retried:
             self._retried = True
             if pooled and self._watcher.ready_now():
                 # It had given the idle connection up when the request was on its way.
                 self.ready_for_body = False
                 self._task = self._client.edge.run(self._connect())
                 return
-            if not self._watcher.ready_now():
+            if not self._watcher.ready_now() and self.head.method in _SAFE:
                 self._hand_back("it ended")
                 return
         self._fail(

@@ -211,11 +211,11 @@ class TcpConnection:
         for _ in range(MAX_WAKES):
             if flow.state != "ready":
                 await flow.wake(reason=self._route.reason)
-            if self._lease is not None:
-                # The wake may have taken longer than the idle timeout.
-                self._lease.touch()
             begun = loop.time()
             while flow.state == "ready":
+                if self._lease is not None:
+                    # A client that waits is use, for however long the wake and the port take.
+                    self._lease.touch()
                 try:
                     return await self._route.ways.connect(flow)
                 except Failed as error:

@@ -153,6 +153,9 @@ def translate(exc: BaseException, subject: Subject = Subject()) -> errors.FlowMa
         return exc
     if isinstance(exc, DockerError):
         message = str(exc.message).strip()[:MAX_MESSAGE] or f"status {exc.status}"
+        if exc.status == NOT_CONNECTED:
+            # The library's own words name the host's paths, and speak of ssl where there is none.
+            message = "no connection to the engine"
         row = next(row for row in TABLE if row.fits(subject, exc.status, message))
         return row.make(subject, message)
     return _unavailable(subject, _words(exc))

@@ -67,7 +67,7 @@ async def test_history_comes_first_then_what_happens_and_the_end_closes_it() -> 
     assert request.header("cache-control") == "no-store"
     assert request.content.startswith(b"retry: 2000\n\n")
     assert b"event:" not in request.content
-    assert flow.history._listeners == []
+    assert not flow.history._listeners
 
 
 async def test_it_never_wakes_and_never_counts_as_use() -> None:
@@ -77,7 +77,7 @@ async def test_it_never_wakes_and_never_counts_as_use() -> None:
     assert flow.wakes == 0 and flow.leases == [] and not request.ended
     task.cancel()
     await asyncio.wait([task])
-    assert flow.history._listeners == []
+    assert not flow.history._listeners
 
 
 async def test_an_error_closes_it_and_carries_its_reason() -> None:
@@ -199,7 +199,7 @@ async def test_a_reader_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPa
     request.stuck = asyncio.Event()
     with pytest.raises(ClientGone):
         await stream_wake_events(request, asked_of(request), flow, FakeRegistry(flow).context())  # type: ignore[arg-type]
-    assert flow.history._listeners == []
+    assert not flow.history._listeners
 
 
 async def test_the_end_of_the_flow_ends_the_stream() -> None:
