@@ -33,6 +33,8 @@ CLOSE_SECONDS = 1.0
 Body = Callable[[str | None, str], dict[str, Any]]
 
 GIVEN_UP_REMEMBERED = 1000
+# Five seconds in all.
+THAW_LOOKS = 10
 
 
 class Creator:
@@ -49,7 +51,7 @@ class Creator:
         self._pull_stall = pull_stall
         self._undoing: set[asyncio.Task[None]] = set()
         # The newest attempts that were given up; an engine that was frozen may yet make what they asked for.
-        self._given_up: deque[str] = deque(maxlen=GIVEN_UP_REMEMBERED)
+        self._given_up: deque[tuple[str, str]] = deque(maxlen=GIVEN_UP_REMEMBERED)
         self.suspects: dict[str, str] = {}
 
     async def create(self, spec: FlowSpec, body: Body, progress: Progress | None, *, own_network: bool) -> Observation:
@@ -79,7 +81,7 @@ class Creator:
         except BaseException:
             if posting:
                 self._containers.forget_container(made)
-                await self._see_to_it(self._undo(attempt, posting[-1]))
+                await self._see_to_it(self._undo(spec.id, attempt, posting[-1]))
             raise
 
     async def _post(
@@ -98,15 +100,24 @@ class Creator:
         return await self._post_once(subject, request, posting)
 
     async def _remove_earlier(self, spec: FlowSpec) -> bool:
-        """Remove what earlier attempts for this very flow made after they were given up; True where there was any."""
-        found = [
-            entry
-            for entry in await self._containers.entries({LABEL_ID: spec.id})
-            if text(dig(entry, "Labels", LABEL_ATTEMPT)) in self._given_up
-        ]
-        for entry in found:
-            await self._remove(text(dig(entry, "Id")))
-        return bool(found)
+        """Remove what earlier attempts for this very flow made after they were given up; True where there was any.
+
+        An engine that thaws reserves the name first, and lists the container only later: it is waited for.
+        """
+        attempts = {attempt for flow_id, attempt in self._given_up if flow_id == spec.id}
+        for _ in range(THAW_LOOKS if attempts else 0):
+            found = [
+                entry
+                for entry in await self._containers.entries({LABEL_ID: spec.id})
+                if text(dig(entry, "Labels", LABEL_ATTEMPT)) in attempts
+            ]
+            for entry in found:
+                await self._remove(text(dig(entry, "Id")))
+            if found:
+                return True
+            await asyncio.sleep(LOOK_EVERY)
+        # It may have been undone meanwhile: then the name is free, and the caller's next try says so.
+        return bool(attempts)
 
     async def _post_once(
         self, subject: Subject, request: dict[str, Any], posting: list[asyncio.Task[Answer]]
@@ -126,8 +137,8 @@ class Creator:
         task.add_done_callback(self._undoing.discard)
         await asyncio.wait([task], timeout=UNDO_SECONDS)
 
-    async def _undo(self, attempt: str, posting: asyncio.Task[Answer]) -> None:
-        self._given_up.append(attempt)
+    async def _undo(self, flow_id: str, attempt: str, posting: asyncio.Task[Answer]) -> None:
+        self._given_up.append((flow_id, attempt))
         try:
             async with asyncio.timeout(JANITOR_SECONDS):
                 await self._undo_now(attempt, posting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -33,7 +34,9 @@ def spawn() -> Iterator[Spawn]:
 
     yield start
     for process in started:
-        process.kill()
+        # The whole group: a shell's children would outlive it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
