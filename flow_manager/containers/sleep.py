@@ -83,15 +83,25 @@ async def _end(core: Core, entry: FlowEntry, method: str, policy: IdlePolicy) ->
     return await entry.runtime.stop(entry.id, signal=policy.stop_signal, timeout=policy.stop_timeout)
 
 
-async def wake_now(core: Core, principal: Principal, entry: FlowEntry, *, clear_stopped: bool) -> Observation:
+async def wake_now(
+    core: Core,
+    principal: Principal,
+    entry: FlowEntry,
+    *,
+    clear_stopped: bool,
+    still_wanted: Callable[[], bool] = lambda: True,
+) -> Observation | None:
     """Start it, or let it go on; one that runs is left as it is. Readiness is the watcher's to wait for.
 
-    `clear_stopped`: a person asked for it; traffic alone doesn't wake what somebody stopped.
+    `clear_stopped`: a person asked for it; traffic alone doesn't wake what somebody stopped. `still_wanted` is asked under the
+    lock: a wake that was given up while it queued (a kill went first) starts nothing, and None is returned.
 
     :raises Conflict: when somebody stopped it and traffic asks. :raises StartFailed, PortInUse, RuntimeUnavailable:
     """
 
-    async def body() -> Observation:
+    async def body() -> Observation | None:
+        if not still_wanted():
+            return None
         state = entry.observation.state if entry.observation is not None else None
         # One with a policy is wanted from its creation on, so one that isn't was stopped; of one without, that was made and
         # never started, nobody can say so.

@@ -48,18 +48,28 @@ def stop_begins(watcher: Watcher, operation: str) -> None:
 
 
 def operation_ended(watcher: Watcher, operation: str, error: BaseException | None) -> None:
-    event = on_operation_end(operation, failed=error is not None, runs=watcher.up)
     if error is not None and watcher.state == "stopping" and operation in ENDS_A_RUN:
-        sleeping.stop_failed(watcher, error)
-        attempt = watcher.attempt
-        if attempt is not None and attempt.phase != "stop" and isinstance(error, FlowManagerError):
-            watcher.give_up(attempt, error)  # the restart that was to bring it back has failed
-    elif event is Event.FAILED:
-        # A wake of its own is looked after by its attempt; a client's start has nobody else.
-        if operation != "wake" and isinstance(error, FlowManagerError):
-            watcher.fail(error, Event.FAILED)
+        _stop_failed(watcher, error)
+        return
+    event = on_operation_end(operation, failed=error is not None, runs=watcher.up)
+    if event is Event.FAILED and operation == "wake":
+        return  # its attempt looks after it
+    if event is Event.FAILED and isinstance(error, FlowManagerError):
+        watcher.fail(error, event)
+    elif event is Event.FAILED and watcher.attempt is None:
+        watcher.apply(Event.STOPPED)  # a start that a kill went before: nobody else will bring it up
     elif event is not None and not watcher.gone:
         watcher.apply(event)
+
+
+def _stop_failed(watcher: Watcher, error: BaseException) -> None:
+    if isinstance(error, ContainerStopped) and not watcher.up:
+        watcher.apply(Event.STOPPED)
+        return
+    sleeping.stop_failed(watcher, error)
+    attempt = watcher.attempt
+    if attempt is not None and attempt.phase != "stop" and isinstance(error, FlowManagerError):
+        watcher.give_up(attempt, error)  # the restart that was to bring it back has failed
 
 
 def observed(watcher: Watcher, before: Observation | None, now: Observation | None, cause: str | None) -> None:

@@ -74,7 +74,8 @@ def on_operation_begin(operation: str) -> Event | None:
     """What the begin of one of the manager's operations means."""
     if operation in STOPS:
         return Event.STOP_BEGINS
-    return Event.WAKE if operation in STARTS else None
+    # A `wake` is a step of an attempt, which has said so itself, and may have been given up while it queued.
+    return Event.WAKE if operation in STARTS - {"wake"} else None
 
 
 def on_operation_end(operation: str, *, failed: bool, runs: bool) -> Event | None:

@@ -160,7 +160,13 @@ async def _start(watcher: Watcher, attempt: Attempt) -> None:
     watcher.waits_for("the start")
     try:
         async with asyncio.timeout(timeout):
-            await wake_now(keeper.core, MANAGER, watcher.entry, clear_stopped=person)
+            await wake_now(
+                keeper.core,
+                MANAGER,
+                watcher.entry,
+                clear_stopped=person,
+                still_wanted=lambda: watcher.attempt is attempt,
+            )
     except TimeoutError:
         raise WakeTimeout(
             f"not started within {timeout:g} s: the runtime does not answer", waited_for="start", timeout=timeout

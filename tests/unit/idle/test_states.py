@@ -123,7 +123,7 @@ def test_what_the_runtime_says_becomes_events(
         ("restart", Event.STOP_BEGINS),
         ("start", Event.WAKE),
         ("unpause", Event.WAKE),
-        ("wake", Event.WAKE),
+        ("wake", None),
         ("sleep", None),
         ("create", None),
         ("delete", None),

@@ -425,3 +425,35 @@ async def test_a_restart_whose_stop_fails_is_told_to_those_who_wait(idle_house: 
     assert web.state == "stopping"
     await idle_house.clock.run(1)
     await idle_house.comes(web, "napping")
+
+
+async def test_a_wake_that_a_kill_overtook_starts_nothing_and_leaves_no_state_behind(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    await idle_house.registry.sleep_container(LOCAL, requests.ChangeContainer(container_id="web"))
+    gate = asyncio.Event()
+
+    async def other() -> None:
+        await gate.wait()
+
+    holder = asyncio.create_task(idle_house.core.operate(web.entry, "update", None, LOCAL, other))
+    await idle_house.settled()
+    caller = asyncio.create_task(web.wake(reason="a person", by_request=False))
+    await web.until(lambda: web.waiting_for == "the start")
+    await idle_house.settled()
+    kill = asyncio.create_task(idle_house.manager.kill_container(LOCAL, requests.KillContainer(container_id="web")))
+    results = await asyncio.gather(holder, caller, kill, return_exceptions=True)
+    assert [type(result) for result in results] == [Conflict, Conflict, ContainerStopped]
+    await idle_house.settled()
+    assert (web.state, web.attempt, idle_house.starts(web)) == ("napping", None, 1)
+
+
+async def test_a_start_that_a_kill_went_before_leaves_the_flow_asleep(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.faults.delay("start", 5.0)
+    starting = asyncio.create_task(idle_house.start(web))
+    await idle_house.comes(web, "starting")
+    kill = asyncio.create_task(idle_house.manager.kill_container(LOCAL, requests.KillContainer(container_id="web")))
+    results = await asyncio.gather(starting, kill, return_exceptions=True)
+    assert [type(result) for result in results] == [Conflict, ContainerStopped]
+    await idle_house.settled()
+    assert (web.state, web.attempt) == ("napping", None)
