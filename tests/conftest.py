@@ -1,6 +1,8 @@
 """For all tests: which event loop, no leaks, and no silent skips where everything must run.
 
 FLOW_MANAGER_TEST_LOOP=uvloop runs every test on uvloop instead of asyncio's own loop.
+FLOW_MANAGER_TEST_EXPLORE=1 lets hypothesis try other examples in each run; else a run tries what the last one tried, so that
+a fault that chance finds is found while looking for faults, and not in somebody's unrelated change.
 FLOW_MANAGER_REQUIRE_ENGINE=1 (CI) makes a skipped test that is marked `browser`, `docker` or `node` a failure.
 """
 
@@ -13,15 +15,22 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import leaks
 
 REQUIRED = "FLOW_MANAGER_REQUIRE_ENGINE"
 LOOP = "FLOW_MANAGER_TEST_LOOP"
+EXPLORE = "FLOW_MANAGER_TEST_EXPLORE"
 NEEDED = ("browser", "docker", "node")
 NO_TASKS = "no_tasks_left"
 
 pytest_plugins = ["tests.engine", "tests.node"]
+
+# A deadline an example is a test of how busy the machine is.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("explore" if os.environ.get(EXPLORE) == "1" else "same")
 
 # --- the event loop ---------------------------------------------------------------------------------------------------
 

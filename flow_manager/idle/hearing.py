@@ -60,6 +60,8 @@ def operation_ended(watcher: Watcher, operation: str, error: BaseException | Non
         watcher.apply(Event.STOPPED)  # a start that a kill went before: nobody else will bring it up
     elif event is not None and not watcher.gone:
         watcher.apply(event)
+    # A start of what ran already, though it had failed, observes nothing new.
+    waking.look_after(watcher)
 
 
 def _stop_failed(watcher: Watcher, error: BaseException) -> None:

@@ -74,6 +74,12 @@ async def _run(watcher: Watcher, attempt: Attempt) -> None:
             _ready(watcher, attempt, found)
 
 
+def look_after(watcher: Watcher) -> None:
+    """It runs, is called starting, and nobody waits for its readiness (any more): somebody must, or it stays so for ever."""
+    if watcher.state == "starting" and watcher.attempt is None and watcher.up and not watcher.keeper.closing:
+        begin(watcher, "it was started", person=False, observed=True)
+
+
 def _failed(watcher: Watcher, attempt: Attempt, error: FlowManagerError) -> None:
     if watcher.attempt is not attempt:
         return
@@ -83,6 +89,7 @@ def _failed(watcher: Watcher, attempt: Attempt, error: FlowManagerError) -> None
             watcher.stop_reason = watcher.stop_reason or "its wake was ended"
             watcher.apply(Event.STOPPED)
         watcher.give_up(attempt, error)
+        look_after(watcher)
     else:
         watcher.fail(error, Event.FAILED)
 
@@ -160,13 +167,16 @@ async def _start(watcher: Watcher, attempt: Attempt) -> None:
     watcher.waits_for("the start")
     try:
         async with asyncio.timeout(timeout):
-            await wake_now(
-                keeper.core,
-                MANAGER,
-                watcher.entry,
-                clear_stopped=person,
-                still_wanted=lambda: watcher.attempt is attempt,
-            )
+            woken = None
+            # None: it joined the start of an attempt that was given up before its turn came; its own is next.
+            while woken is None and watcher.attempt is attempt:
+                woken = await wake_now(
+                    keeper.core,
+                    MANAGER,
+                    watcher.entry,
+                    clear_stopped=person,
+                    still_wanted=lambda: watcher.attempt is attempt,
+                )
     except TimeoutError:
         raise WakeTimeout(
             f"not started within {timeout:g} s: the runtime does not answer", waited_for="start", timeout=timeout

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -63,6 +64,7 @@ class Watching(RuleBasedStateMachine):
         db = self.run(self.house.create("db", idle={"idle_timeout": 20}))
         web = self.run(self.house.create("web", idle=WEB.model_dump(mode="json")))
         self.flows: dict[str, Watcher] = {"web": web, "db": db}
+        self.run(web.wake(reason="the beginning"))
 
     async def _make(self) -> IdleBuilder:
         return IdleBuilder()
@@ -226,6 +228,14 @@ class Watching(RuleBasedStateMachine):
         else:
             self.house.faults.fail(call, errors[call])
 
+    @rule(name=FLOWS, times=st.integers(1, 3), turns=TURNS)
+    def its_stop_fails(self, name: str, times: int, turns: int) -> None:
+        watcher = self.flows[name]
+        self.disturbed.add(watcher.id)
+        self.house.faults.fail("stop", StopFailed("no"))
+        self.house.faults.fail("kill", StopFailed("no"), times=times)
+        self.go(self.house.manager.stop_container(LOCAL, requests.StopContainer(container_id=name)), turns)
+
     @rule(turns=TURNS)
     def the_engine_goes_away_and_comes_back(self, turns: int) -> None:
         async def blink() -> None:
@@ -282,10 +292,13 @@ class Watching(RuleBasedStateMachine):
             await self.house.clock.run(7)
             if not [task for task in self.pending if not task.done()] and not self._under_way():
                 break
-        async with asyncio.timeout(20):
-            while [task for task in self.pending if not task.done()] or self._under_way():
-                await asyncio.sleep(0.002)
-                await self.house.clock.run(1)
+        for _ in range(1500):
+            if not [task for task in self.pending if not task.done()] and not self._under_way():
+                break
+            await asyncio.sleep(0.002)
+            await self.house.clock.run(1)
+        else:
+            raise AssertionError(f"it does not come to an end: {self._what_is_left()}")
         for task in self.pending:
             if not task.cancelled():
                 task.result()
@@ -296,6 +309,18 @@ class Watching(RuleBasedStateMachine):
         await self._turns(100)
         await asyncio.sleep(0.005)
         await self._turns(100)
+
+    def _what_is_left(self) -> list[object]:
+        left: list[object] = [task for task in self.pending if not task.done()]
+        for watcher in self.flows.values():
+            flow = self.house.runtime.engine.flows[watcher.id]
+            attempt = watcher.attempt
+            left.append(
+                (watcher, watcher.entry.operation, watcher.waiting_for, attempt and attempt.phase, watcher.desired)
+            )
+            left.append((watcher.stop_at, watcher.stop_failures, flow.state, watcher.entry.observation))
+            left.append([task for task in asyncio.all_tasks() if watcher.id in task.get_name()])
+        return left
 
     def _under_way(self) -> bool:
         return any(
@@ -316,9 +341,9 @@ class Watching(RuleBasedStateMachine):
 
 
 Watching.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=30,
+    max_examples=120,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestWatching = Watching.TestCase
+TestWatching = pytest.mark.timeout(300)(Watching.TestCase)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -18,6 +19,7 @@ from flow_manager.errors import (
     StopFailed,
     WakeTimeout,
 )
+from flow_manager.idle import waking
 from flow_manager.idle.readiness_target import NotReady
 from tests.unit.idle.house import UPSTREAM, IdleBuilder, IdleHouse
 
@@ -457,3 +459,21 @@ async def test_a_start_that_a_kill_went_before_leaves_the_flow_asleep(idle_house
     assert [type(result) for result in results] == [Conflict, ContainerStopped]
     await idle_house.settled()
     assert (web.state, web.attempt) == ("napping", None)
+
+
+async def test_a_client_s_start_of_what_runs_but_failed_asks_for_its_readiness_again(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    idle_house.see(web, health="unhealthy")
+    assert web.state == "error"
+    await idle_house.start(web)
+    await idle_house.comes(web, "ready")
+    assert web.attempt is None
+
+
+async def test_one_that_is_started_outside_just_when_its_wake_is_refused_becomes_ready(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    await idle_house.stop(web)
+    attempt = waking.begin(web, "traffic", person=False)
+    idle_house.see(web, state="running", started_at=idle_house.clock.now() + timedelta(seconds=1))
+    waking._failed(web, attempt, Conflict("somebody stopped this flow", desired="stopped"))
+    await idle_house.comes(web, "ready")
