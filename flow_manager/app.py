@@ -24,6 +24,7 @@ from flow_manager.containers.outbox import Outbox
 from flow_manager.containers.policy import Policy
 from flow_manager.containers.repeats import Repeats
 from flow_manager.containers.table import FlowTable
+from flow_manager.containers.use import Uses
 from flow_manager.contract import CONTRACT_VERSION
 from flow_manager.contract.principal import Principal
 from flow_manager.errors import SettingsRefused
@@ -162,6 +163,7 @@ class Service:
         manager = ContainerManager(core)
         await manager.open()
         self._undo.append(lambda: manager.close(settings.shutdown_timeout * DRAIN_SHARE))
+        core.uses = Uses(registry.watcher)
         core.outbox = outbox = Outbox(core, store.outbox, registry.watcher)
         await outbox.open()
         end_outbox = _once(outbox.close)

@@ -20,6 +20,7 @@ from flow_manager.containers.observer import FlowObserver, NoObserver
 from flow_manager.containers.policy import Policy
 from flow_manager.containers.status import flow_state_of, info_of, status_of
 from flow_manager.containers.table import FlowTable
+from flow_manager.containers.use import Uses
 from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, IdlePolicy
 from flow_manager.contract.principal import Principal
 from flow_manager.errors import ContainerNotFound, FlowManagerError, InvalidRequest, ShuttingDown
@@ -72,6 +73,8 @@ class Core:
     # Set by whoever opens it: without one, a message for a flow that is away is refused.
     outbox: Outbox | None = None
     adoptions: Adoptions = field(default_factory=Adoptions)
+    # Commands and terminals keep a flow awake, and wake it.
+    uses: Uses = field(default_factory=Uses)
     closing: bool = False
     _told: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 

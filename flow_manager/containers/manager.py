@@ -5,11 +5,12 @@ Reads are answered from memory, which the runtimes' events keep true: they cost 
 
 from __future__ import annotations
 
-from flow_manager.containers import create, delete, messages, pause, start, stop
+from flow_manager.containers import create, delete, exec, messages, pause, start, stop
 from flow_manager.containers.core import Core, StatusListener
 from flow_manager.containers.reconcile import Reconciler
 from flow_manager.containers.recovery import recover
 from flow_manager.contract import requests
+from flow_manager.contract.inside import ExecContainer, ExecResult
 from flow_manager.contract.models import ContainerInfo, ContainerStatus, Deleted, MessageDelivery
 from flow_manager.contract.principal import Principal
 
@@ -68,6 +69,9 @@ class ContainerManager:
 
     async def send_message(self, principal: Principal, request: requests.SendMessage) -> MessageDelivery:
         return await messages.send_message(self._core, principal, request)
+
+    async def exec_container(self, principal: Principal, request: ExecContainer) -> ExecResult:
+        return await exec.exec_container(self._core, principal, request)
 
     # --- reads --------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flow_manager.contract import requests
+from flow_manager.contract import inside, requests
 from flow_manager.contract.activity import Activity, ActivityPage, Subscription
 from flow_manager.contract.models import (
     ContainerInfo,
@@ -106,6 +106,9 @@ CLIENT_EVENTS: dict[str, ClientEvent] = {
             MessageDelivery,
             WRITE,
             "Give a flow a message, and wait for its reply when asked to.",
+        ),
+        ClientEvent(
+            "exec_container", inside.ExecContainer, inside.ExecResult, WRITE, "Run a command in a flow, to its end."
         ),
         ClientEvent(
             "subscribe_activity",

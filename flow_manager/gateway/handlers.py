@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from flow_manager.contract import requests
 from flow_manager.contract.activity import ActivityPage, Subscription
+from flow_manager.contract.inside import ExecContainer, ExecResult
 from flow_manager.contract.models import (
     ContainerInfo,
     ContainerStatus,
@@ -41,6 +42,7 @@ class Manager(Protocol):
     async def kill_container(self, principal: Principal, request: requests.KillContainer) -> ContainerStatus: ...
     async def delete_container(self, principal: Principal, request: requests.DeleteContainer) -> Deleted: ...
     async def send_message(self, principal: Principal, request: requests.SendMessage) -> MessageDelivery: ...
+    async def exec_container(self, principal: Principal, request: ExecContainer) -> ExecResult: ...
     def get_status(self, principal: Principal, request: requests.OneContainer) -> ContainerStatus: ...
     def get_container(self, principal: Principal, request: requests.OneContainer) -> ContainerInfo: ...
     def list_containers(self, principal: Principal, request: requests.ListContainers) -> list[ContainerInfo]: ...
@@ -135,6 +137,10 @@ class SocketIOEventHandler:
     async def handle_send_message(self, sid: str, data: Any) -> MessageDelivery:
         client, request = self._asked(sid, requests.SendMessage, data)
         return await self._manager.send_message(client.principal, request)
+
+    async def handle_exec_container(self, sid: str, data: Any) -> ExecResult:
+        client, request = self._asked(sid, ExecContainer, data)
+        return await self._manager.exec_container(client.principal, request)
 
     async def handle_subscribe_activity(self, sid: str, data: Any) -> Subscription:
         client, request = self._asked(sid, requests.SubscribeActivity, data)

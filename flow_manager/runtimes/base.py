@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from flow_manager.contract.models import ContainerHealth, ContainerState, ResourceUsage
+from flow_manager.runtimes.inside import Inside
 
 LABEL_ID = "flow-manager.id"
 LABEL_NAME = "flow-manager.name"
@@ -170,7 +171,7 @@ class RuntimeEvent:
     at: datetime | None = None
 
 
-class Runtime(Protocol):
+class Runtime(Inside, Protocol):
     """One configured runtime. `name` as settings call it, `kind` what it is: docker, process, memory, proxmox."""
 
     name: str

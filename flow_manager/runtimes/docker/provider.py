@@ -29,12 +29,13 @@ from flow_manager.runtimes.docker.remove import Remover
 from flow_manager.runtimes.docker.retry import repeat
 from flow_manager.runtimes.docker.spec import container_body
 from flow_manager.runtimes.docker.start import Starter
+from flow_manager.runtimes.inside import NothingInside
 from flow_manager.settings.models import LimitSettings, RuntimeSettings
 
 CAPABILITIES = Capabilities(networks=True, limits=True, tty=True, images=True, volumes=True)
 
 
-class DockerProvider:
+class DockerProvider(NothingInside):
     """The runtime `docker`. Keeps no state that the engine does not have: another one on the same engine sees the same.
 
     A flow is found by the labels `flow-manager.id` and `flow-manager.instance`; one that others made, by

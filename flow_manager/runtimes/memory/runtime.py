@@ -19,6 +19,7 @@ from flow_manager.runtimes.base import (
     RuntimeEvent,
 )
 from flow_manager.runtimes.hub import EventHub
+from flow_manager.runtimes.inside import NothingInside
 from flow_manager.runtimes.memory.engine import KIND, SIGCONT, SIGKILL, MemoryEngine, MemoryFlow
 from flow_manager.runtimes.memory.faults import Fault, Faults, When
 from flow_manager.runtimes.signals import signal_number
@@ -31,7 +32,7 @@ MEMORY_OF_A_FLOW = 1024 * 1024
 Sleep = Callable[[float], Awaitable[None]]
 
 
-class MemoryRuntime:
+class MemoryRuntime(NothingInside):
     """A `Runtime` without an engine.
 
     Its flows end with `close`, unless an `engine` is given in: then they go on until that is closed, as containers would.

@@ -22,6 +22,7 @@ from flow_manager.contract.models import ResourceUsage
 from flow_manager.errors import ContainerNotFound, NameConflict, RuntimeUnavailable
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.hub import EventHub
+from flow_manager.runtimes.inside import NothingInside
 from flow_manager.runtimes.process import cgroup, kernel, launch, record
 from flow_manager.runtimes.process.flow import ProcessFlow, Surroundings, translate
 from flow_manager.runtimes.process.record import Record
@@ -42,7 +43,7 @@ TRIM_INTERVAL = 1.0
 STOP_ALL_GRACE = 5.0
 
 
-class ProcessProvider:
+class ProcessProvider(NothingInside):
     """A `Runtime`. `open` finds the flows that an earlier manager left and takes them over; `close` leaves them running."""
 
     kind = launch.KIND

@@ -1,0 +1,116 @@
+"""The inside of a flow, as every runtime shows it: commands, terminals, and the lines that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+
+from flow_manager.errors import Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One whole line that a flow wrote, without its newline. `timestamp` aware, UTC; None where the runtime keeps none."""
+
+    stream: Literal["stdout", "stderr"]
+    text: str
+    timestamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command to run inside a flow: argv, never a shell's text. `environment` is added to the flow's own variables."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    working_dir: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecOutcome:
+    """How a command ended. 126 and 127 as a shell gives them: found but can't be run, not found."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool = False
+
+
+class Terminal(Protocol):
+    """A PTY in a flow, open. Bytes both ways."""
+
+    async def read(self) -> bytes:
+        """The next bytes; empty at its end. Nobody reads: the program is held up (flow control), nothing is lost or piles up."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Input, in order; waits while the program does not read. Written to one that has ended, it is dropped."""
+        ...
+
+    async def resize(self, cols: int, rows: int) -> None:
+        """Tell the program its size; one that has ended is left alone."""
+        ...
+
+    async def wait(self) -> int | None:
+        """The exit code, once it has ended; None where nobody knows it."""
+        ...
+
+    async def close(self) -> None:
+        """Give it up. A shell of its own is ended with all that runs on its terminal (hang-up, then kill); the flow's own
+        program (`main`) goes on."""
+        ...
+
+
+class Inside(Protocol):
+    """The part of the runtime protocol that looks inside. `Capabilities` says up front what is `unsupported`."""
+
+    async def exec(self, id: str, command: Command, *, timeout: float, limit: int) -> ExecOutcome:
+        """Run it beside the flow's own program and wait for its end; of each stream at most `limit` bytes are kept.
+
+        :raises ContainerNotFound, ContainerStopped, Unsupported, RuntimeUnavailable:
+        :raises ExecFailed: it could not be started at all.
+        :raises OperationTimeout: not ended after `timeout` seconds. What it started was ended, or `details.left_running`.
+        """
+        ...
+
+    async def attach(
+        self, id: str, command: Command | None, *, main: bool = False, cols: int = 80, rows: int = 24
+    ) -> Terminal:
+        """Open a terminal: a new one on `command` (None: a shell, the best that is there), or, with `main`, the flow's own.
+
+        :raises ContainerNotFound, ContainerStopped, Unsupported, RuntimeUnavailable:
+        :raises InvalidRequest: `main` of a flow that was not made with `tty`.
+        :raises ExecFailed: it could not be started.
+        """
+        ...
+
+    def follow_logs(self, id: str, *, tail: int) -> AsyncIterator[list[LogLine]]:
+        """The last `tail` lines and then the new ones, in batches of whole lines, across stops and starts of the flow, until
+        the iterator is closed or the flow is gone. Nobody reads: nothing piles up here.
+
+        :raises ContainerNotFound, Unsupported, RuntimeUnavailable: also in mid-stream.
+        """
+        ...
+
+
+class NothingInside:
+    """For a runtime that can't look inside."""
+
+    kind: str
+    name: str
+
+    async def exec(self, id: str, command: Command, *, timeout: float, limit: int) -> ExecOutcome:
+        raise self._unsupported("exec")
+
+    async def attach(
+        self, id: str, command: Command | None, *, main: bool = False, cols: int = 80, rows: int = 24
+    ) -> Terminal:
+        raise self._unsupported("attach")
+
+    def follow_logs(self, id: str, *, tail: int) -> AsyncIterator[list[LogLine]]:
+        raise self._unsupported("follow_logs")
+
+    def _unsupported(self, capability: str) -> Unsupported:
+        return Unsupported(f"the runtime '{self.name}' has no {capability}", kind=self.kind, capability=capability)
