@@ -152,6 +152,11 @@ class Core:
         entry.lost = False
         self.observer.flow_observed(entry, before, observation, cause)
 
+    def explain_end(self, entry: FlowEntry) -> None:
+        """It does not run, and an event said why, which nobody has told its watcher: somebody outside stopped it."""
+        entry.stopped_outside = False
+        self.observer.end_explained(entry)
+
     async def noted(self, storing: asyncio.Future[StoredActivity]) -> None:
         """Wait until an entry is stored, so that whoever got the reply finds it; a full disk must not undo what is done."""
         try:
@@ -275,6 +280,8 @@ class Core:
             finally:
                 entry.operation = None
                 self.observer.operation_ended(entry, name, principal.name, error or ended)
+                if entry.stopped_outside and not entry.running:
+                    self.explain_end(entry)
                 if error is not None:
                     self.activity.log_operation_failed(entry.ref, principal.name, name, error)
                 self.log.log_container_operation(

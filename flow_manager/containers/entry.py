@@ -35,6 +35,9 @@ class FlowEntry:
     visible: bool = True
     # Why it last ended, where an event told: exit, oom, stop.
     end_cause: str | None = None
+    # An event said that somebody outside stopped it, and its watcher doesn't know of it yet: an operation of ours holds it, or
+    # the inspect that follows every event is under way.
+    stopped_outside: bool = False
 
     @property
     def id(self) -> str:

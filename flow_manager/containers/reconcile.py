@@ -112,14 +112,22 @@ class Reconciler:
             if entry is None or entry.runtime is not runtime:
                 return
             if event.type in ("died", "started"):
-                entry.end_cause = event.cause
-                if event.cause == "stop" and entry.operation is None and not entry.running:
-                    # An inspect was quicker than the event: it could not know why.
-                    self._core.observer.end_explained(entry)
+                self._hear_why(entry, event)
             if entry.operation is not None:
                 entry.seen_during_operation = True
             else:
                 self.look(entry)
+
+    def _hear_why(self, entry: FlowEntry, event: RuntimeEvent) -> None:
+        """An end that somebody outside asked for holds, whoever else was ending it just then: what they want stopped must not
+        be woken by the next request because an idle stop was quicker."""
+        if event.type == "died" and _of_an_earlier_run(entry, event):
+            return
+        entry.end_cause = event.cause
+        entry.stopped_outside = event.type == "died" and event.cause == "stop"
+        if entry.stopped_outside and entry.operation is None and not entry.running:
+            # An inspect was quicker than the event: it could not know why.
+            self._core.explain_end(entry)
 
     def _gone_away(self, runtime: Runtime, reason: str | None) -> None:
         for entry in self._core.table:
@@ -224,6 +232,8 @@ class Reconciler:
                 await core.channel.cleanup_socket(entry.id)
         else:
             core.observe(entry, observation, entry.end_cause)
+            if not observation.running:
+                entry.stopped_outside = False  # told as the cause
             if before is not None:
                 await self._tell_of_change(entry, before, observation)
         core.tell(entry)
@@ -247,6 +257,12 @@ class Reconciler:
             if not entry.record.adopted:
                 await core.channel.setup_socket(entry.id)
             core.activity.log_container_started(entry.ref, ACTOR)
+
+
+def _of_an_earlier_run(entry: FlowEntry, event: RuntimeEvent) -> bool:
+    """News of an end that comes after the next start says nothing of what runs now."""
+    began = entry.observation.started_at if entry.observation is not None else None
+    return event.at is not None and began is not None and event.at < began
 
 
 def _differs(entry: FlowEntry, found: Observation) -> bool:

@@ -106,7 +106,8 @@ async def wake_now(
         # One with a policy is wanted from its creation on, so one that isn't was stopped; of one without, that was made and
         # never started, nobody can say so.
         never_ran = state == "created" and entry.config.idle is None
-        if entry.record.desired == "stopped" and not never_ran and not clear_stopped:
+        stopped = entry.stopped_outside or (entry.record.desired == "stopped" and not never_ran)
+        if stopped and not clear_stopped:
             raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
         if state == "running" and not entry.stale:
             assert entry.observation is not None

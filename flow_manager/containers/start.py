@@ -43,6 +43,7 @@ async def start_now(core: Core, entry: FlowEntry) -> Observation:
     if not entry.record.adopted:  # what others made has no channel
         await core.channel.setup_socket(entry.id)
     entry.problem = None
+    entry.stopped_outside = False  # whoever stopped it before: now it is started
     try:
         observation = await core.while_recording(entry, entry.runtime.start(entry.id), desired="running")
     except BaseException as error:

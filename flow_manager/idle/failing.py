@@ -61,8 +61,8 @@ def wish(watcher: Watcher, desired: DesiredState) -> None:
 
     async def record() -> None:
         try:
-            # An operation that has begun meanwhile knows better what is wanted.
-            if core.table.get(entry.id) is entry and entry.operation is None and watcher.wished == desired:
+            # An operation that has begun meanwhile knows better what is wanted; a sleep wants nothing.
+            if core.table.get(entry.id) is entry and entry.operation in (None, "sleep") and watcher.wished == desired:
                 await core.record(entry, desired=desired)
         finally:
             watcher.wished = None

@@ -129,10 +129,17 @@ def take_in(
 
 
 def end_explained(watcher: Watcher) -> None:
-    """It ended some other way than we thought: a person stopped it, and that is no failure."""
-    if watcher.state != "error" or watcher.up:
-        return
-    watcher.stop_reason = _why_ended(True, None, watcher.state, None)
-    watcher.entry.problem = None
-    watcher.apply(Event.STOPPED)
+    """It ended some other way than we thought: a person stopped it. That is no failure, and traffic doesn't wake it."""
+    attempt = watcher.attempt
+    if watcher.up or (attempt is not None and attempt.person):
+        return  # it runs again, or somebody has asked for it since
+    reason = _why_ended(True, None, watcher.state, None)
+    if watcher.state == "napping":
+        watcher.last_slept = (watcher.keeper.clock.now(), reason)
+    else:
+        watcher.stop_reason = reason
+        watcher.entry.problem = None
+        watcher.apply(Event.STOPPED)
     watcher.wish("stopped")
+    if attempt is not None:
+        watcher.give_up(attempt, _ended_error(Event.STOPPED, True, None))
