@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flow_manager.proxy.classify import Asked, counts_as_use
-from flow_manager.proxy.headers import Trust, client_address, forwarded_lines
+from flow_manager.proxy.headers import Trust, client_address, forwarded_lines, onward_fields
 from flow_manager.proxy.parser import RequestHead
 from flow_manager.proxy.watched import Use, WatchedFlow
 
@@ -23,7 +23,14 @@ class Asker:
         """The peer's, or that which a trusted proxy in front names."""
         return client_address(self.peer, head.claims, self._trust)
 
-    def forwarded_lines(self, head: RequestHead) -> bytes:
+    def request_bytes(self, head: RequestHead) -> bytes:
+        """The head that the upstream gets."""
+        onward = head.onward
+        if onward is None:
+            onward = head.onward = onward_fields(head, self._forwarded_lines(head))
+        return b"%b %b HTTP/1.1\r\n%b" % (head.method, head.target, onward)
+
+    def _forwarded_lines(self, head: RequestHead) -> bytes:
         if head.claims:
             return forwarded_lines(self.peer, head.authority, head.claims, self._trust)
         if head.authority != self._authority:

@@ -14,7 +14,8 @@ from flow_manager.proxy.forward import Forward
 from flow_manager.proxy.headers import plain_address
 from flow_manager.proxy.held_request import HELD_BODY
 from flow_manager.proxy.holding import Holding
-from flow_manager.proxy.parser import MAX_REQUEST_LINE, Refused, RequestHead, parse_request, too_large, too_long
+from flow_manager.proxy.last_head import LastRequest
+from flow_manager.proxy.parser import MAX_REQUEST_LINE, Refused, RequestHead, too_large, too_long
 from flow_manager.proxy.problems import Problem
 from flow_manager.proxy.tunnel import Tunnel
 from flow_manager.proxy.watched import WatchedFlow
@@ -35,7 +36,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class ClientConnection(ClientWire):
-    __slots__ = ("_decoder", "_left", "_scanned", "asker", "peer", "pending", "pending_size")
+    __slots__ = ("_decoder", "_last", "_left", "_scanned", "asker", "peer", "pending", "pending_size")
 
     def __init__(self, edge: Edge) -> None:
         super().__init__(edge)
@@ -44,6 +45,7 @@ class ClientConnection(ClientWire):
         # The body as far as it is read and not sent on.
         self.pending: list[bytes] = []
         self.pending_size = 0
+        self._last = LastRequest()
         self._scanned = 0
         self._left = 0
         self._decoder: ChunkedDecoder | None = None
@@ -60,9 +62,10 @@ class ClientConnection(ClientWire):
         self.deadline = self.edge.now + IDLE_SECONDS
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        exchange = self.exchange
-        if exchange is not None and not exchange.ready_for_body and self._state == BODY:
-            return self.edge.buffer[: max(1, min(READ_SIZE, HELD_BODY - self.pending_size))]
+        if self._state == BODY:
+            exchange = self.exchange
+            if exchange is not None and not exchange.ready_for_body:
+                return self.edge.buffer[: max(1, min(READ_SIZE, HELD_BODY - self.pending_size))]
         return self.edge.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -166,7 +169,7 @@ class ClientConnection(ClientWire):
             end += 4
             self._buffer = buffer[end:] if end < len(buffer) else b""
             try:
-                head = parse_request(buffer if end == len(buffer) else buffer[:end])
+                head = self._last.read(buffer if end == len(buffer) else buffer[:end])
                 self._begin(head)
             except Refused as refused:
                 self.refuse(refused)

@@ -8,7 +8,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from flow_manager.proxy.chunked import LAST_CHUNK, encode_chunk
-from flow_manager.proxy.headers import request_bytes, response_bytes
+from flow_manager.proxy.headers import response_bytes
 from flow_manager.proxy.held_request import UpstreamRefused
 from flow_manager.proxy.problems import Problem
 from flow_manager.proxy.response_parser import ResponseHead
@@ -105,7 +105,7 @@ class Forward:
         self._sent_at = self._client.edge.loop.time()
         upstream.serve(self)
         client, head = self._client, self.head
-        data = request_bytes(head, client.asker.forwarded_lines(head))
+        data = client.asker.request_bytes(head)
         self.ready_for_body = True
         if head.has_body:
             pending, done = client.take_pending()

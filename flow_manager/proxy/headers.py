@@ -101,8 +101,13 @@ def _lines(chain: tuple[str, ...], proto: bytes, authority: bytes, port: bytes |
 
 
 def request_bytes(head: RequestHead, forwarded: bytes) -> bytes:
-    """The head that the upstream gets. `forwarded` comes last, so that nothing named by the client can take it away."""
-    parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, head.target, head.authority)]
+    """The head that the upstream gets."""
+    return b"%b %b HTTP/1.1\r\n%b" % (head.method, head.target, onward_fields(head, forwarded))
+
+
+def onward_fields(head: RequestHead, forwarded: bytes) -> bytes:
+    """What follows its request line. `forwarded` comes last, so that nothing named by the client can take it away."""
+    parts = [b"Host: %b\r\n" % head.authority]
     if head.kept:
         parts.append(b"\r\n".join(head.kept))
         parts.append(b"\r\n")
@@ -119,16 +124,12 @@ def request_bytes(head: RequestHead, forwarded: bytes) -> bytes:
 
 def response_bytes(head: ResponseHead, framing: bytes, connection: bytes, cold_start: bool) -> bytes:
     """The head that the client gets. `framing` and `connection` are whole lines, or nothing."""
-    parts = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
-    if head.kept:
-        parts.append(b"\r\n".join(head.kept))
-        parts.append(b"\r\n")
-    if cold_start:
-        parts.append(b"X-Flow-Cold-Start: true\r\n")
-    parts.append(framing)
-    parts.append(connection)
-    parts.append(b"\r\n")
-    return b"".join(parts)
+    onward = head.onward
+    if onward is None:
+        lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *head.kept, b""]
+        onward = head.onward = b"\r\n".join(lines)
+    cold = b"X-Flow-Cold-Start: true\r\n" if cold_start else b""
+    return b"%b%b%b%b\r\n" % (onward, cold, framing, connection)
 
 
 def own_response_bytes(status: int, headers: Iterable[tuple[bytes, bytes]], *, framing: bytes, date: bytes) -> bytes:

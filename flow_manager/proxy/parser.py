@@ -67,6 +67,8 @@ class RequestHead:
     expects: bool
     upgrade: bytes | None
     claims: Pairs
+    # All that follows the request line on the way to the flow, once it is worked out (`asker.Asker.request_bytes`).
+    onward: bytes | None = None
 
     @property
     def has_body(self) -> bool:
@@ -91,16 +93,52 @@ def parse_request(raw: bytes) -> RequestHead:
     if len(raw) > MAX_HEAD:
         raise too_large()
     lines = raw[:-4].split(b"\r\n")
-    if len(lines[0]) > MAX_REQUEST_LINE:
+    method, target, minor = _request_line(lines[0])
+    if not ends_with_crlf_alone(raw, lines):
+        raise Refused(400, "bad_head", "the lines of a head end with CRLF")
+    _judge(raw)
+    return _request(method, target, minor, lines)
+
+
+def parse_again(raw: bytes, line: bytes, before: RequestHead) -> RequestHead:
+    """The same as `parse_request`, where all that follows the request line `line` is, byte for byte, what followed that of
+    `before`: then only the request line is read anew. :raises Refused:"""
+    method, target, minor = _request_line(line)
+    if minor != before.minor:
+        return parse_request(raw)
+    _judge(raw)
+    return RequestHead(
+        method,
+        _target(method, target, before.authority),
+        minor,
+        before.lines,
+        before.kept,
+        before.authority,
+        before.length,
+        before.chunked,
+        before.keep_alive,
+        before.expects,
+        before.upgrade,
+        before.claims,
+        before.onward,
+    )
+
+
+def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
+    if len(line) > MAX_REQUEST_LINE:
         raise too_long()
-    match = _REQUEST_LINE.match(lines[0])
+    match = _REQUEST_LINE.match(line)
     if match is None:
         raise Refused(400, "bad_request_line", "the request line is not `METHOD target HTTP/1.1`")
     method, target, version = match.groups()
-    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
-        raise Refused(505, "http_version", f"{version.decode('ascii')} is not spoken here, HTTP/1.1 is")
-    if not ends_with_crlf_alone(raw, lines):
-        raise Refused(400, "bad_head", "the lines of a head end with CRLF")
+    if version == b"HTTP/1.1":
+        return method, target, 1
+    if version == b"HTTP/1.0":
+        return method, target, 0
+    raise Refused(505, "http_version", f"{version.decode('ascii')} is not spoken here, HTTP/1.1 is")
+
+
+def _judge(raw: bytes) -> None:
     try:
         httptools.HttpRequestParser(None).feed_data(raw)
     except httptools.HttpParserUpgrade:
@@ -109,7 +147,6 @@ def parse_request(raw: bytes) -> RequestHead:
         raise Refused(501, "unknown_method", "that method is not known here") from None
     except httptools.HttpParserError as error:
         raise Refused(400, "bad_head", f"the head is not HTTP/1.1: {error}") from None
-    return _request(method, target, 1 if version == b"HTTP/1.1" else 0, lines)
 
 
 def _request(method: bytes, target: bytes, minor: int, lines: Lines) -> RequestHead:
@@ -164,11 +201,7 @@ def _request(method: bytes, target: bytes, minor: int, lines: Lines) -> RequestH
             raise Refused(400, "bad_coding", "the only Transfer-Encoding known here is chunked")
     if not host:
         raise Refused(400, "bad_host", "exactly one Host header is needed, with a name and perhaps a port")
-    if method == b"CONNECT" or method == b"TRACE":
-        # A tunnel to anywhere, and an echo of headers that a page may not read: a flow needs neither.
-        raise Refused(405, "method_not_allowed", f"{method.decode('ascii')} is not forwarded")
-    if target[0] != 0x2F:
-        target = _origin_form(method, target, host)
+    target = _target(method, target, host)
     keep_alive = minor == 1
     if connection:
         names = tokens(connection)
@@ -209,8 +242,13 @@ def _tunnel(upgrade: bytes) -> bytes | None:
     return b", ".join(name for name in asked if name and name.lower() not in _NO_TUNNEL) or None
 
 
-def _origin_form(method: bytes, target: bytes, host: bytes) -> bytes:
-    """`http://host/path` means the path when it names the same host; anything else would let two parsers see two hosts."""
+def _target(method: bytes, target: bytes, host: bytes) -> bytes:
+    """A path. `http://host/path` means the path when it names the same host; anything else would let two parsers see two hosts."""
+    if method == b"CONNECT" or method == b"TRACE":
+        # A tunnel to anywhere, and an echo of headers that a page may not read: a flow needs neither.
+        raise Refused(405, "method_not_allowed", f"{method.decode('ascii')} is not forwarded")
+    if target[0] == 0x2F:
+        return target
     if target == b"*" and method == b"OPTIONS":
         return target
     match = _ABSOLUTE.match(target)

@@ -41,6 +41,8 @@ class ResponseHead:
     chunked: bool
     keep_alive: bool
     upgrade: bytes | None
+    # The status line and `kept`, once they are written out (`headers.response_bytes`).
+    onward: bytes | None = None
 
 
 def parse_response(raw: bytes) -> ResponseHead:

@@ -9,7 +9,8 @@ from typing import Protocol, cast
 
 from flow_manager.proxy.chunked import BadChunk, ChunkedDecoder
 from flow_manager.proxy.fields import MAX_HEAD
-from flow_manager.proxy.response_parser import BadResponse, ResponseHead, parse_response
+from flow_manager.proxy.last_head import LastResponse
+from flow_manager.proxy.response_parser import BadResponse, ResponseHead
 from flow_manager.proxy.watched import WatchedFlow
 
 # Bytes that may wait for a flow that doesn't read; then the client is read no more.
@@ -42,6 +43,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_decoder",
         "_interim",
+        "_last",
         "_left",
         "_mode",
         "address",
@@ -67,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.receiver: Receiver | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._buffer = b""
+        self._last = LastResponse()
         self._mode = _HEAD
         self._left = 0
         self._interim = 0
@@ -174,7 +177,7 @@ class UpstreamConnection(asyncio.Protocol):
                     self._buffer = data
                 return
             try:
-                head = parse_response(data[: end + 4])
+                head = self._last.read(data[: end + 4])
             except BadResponse as error:
                 receiver.on_bad_response(str(error))
                 return
