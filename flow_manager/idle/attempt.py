@@ -14,18 +14,21 @@ class Attempt:
     """`outcome` ends with None or the error that every waiter gets. `person`: one asked for it, which lifts a stop.
 
     `observed`: it was started by others, and only its readiness is waited for. `woke`: this attempt started it.
-    `refused`: it came to nothing because somebody had stopped the flow. `steps` is how long each took, in seconds.
+    `refused`: it came to nothing because somebody had stopped the flow. `steps` is how long each took, in seconds. `held` counts
+    the requests that wait for it; `round` how often it was begun, since a sleep under those who wait begins it anew.
     """
 
     __slots__ = (
         "began",
         "for_dependent",
+        "held",
         "observed",
         "outcome",
         "person",
         "phase",
         "reason",
         "refused",
+        "round",
         "steps",
         "task",
         "woke",
@@ -40,6 +43,8 @@ class Attempt:
         self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.phase: Phase = "dependencies"
         self.refused = False
+        self.held = 0
+        self.round = 0
         self.steps: dict[str, float] = {}
         self.task: asyncio.Task[None] | None = None
         self.woke = False

@@ -40,11 +40,18 @@ def operation_begins(watcher: Watcher, operation: str, actor: str) -> None:
 
 
 def stop_begins(watcher: Watcher, operation: str) -> None:
-    """From here on nothing is forwarded to it, and its waiters hear why; a restart brings it back to them."""
-    if watcher.apply(Event.STOP_BEGINS) and operation != "restart" and watcher.attempt is not None:
-        desired = None if operation == "sleep" else "stopped"
-        error = Conflict(f"the wake was ended by {operation}", operation=operation, desired=desired)
-        watcher.give_up(watcher.attempt, error)
+    """From here on nothing is forwarded to it, and its waiters hear why; a restart brings it back to them.
+
+    Requests that wait for it wake it again after a sleep: traffic that came later would, too.
+    """
+    attempt = watcher.attempt
+    if not watcher.apply(Event.STOP_BEGINS) or operation == "restart" or attempt is None:
+        return
+    if operation == "sleep" and attempt.held:
+        waking.begin_anew(watcher, attempt)
+        return
+    desired = None if operation == "sleep" else "stopped"
+    watcher.give_up(attempt, Conflict(f"the wake was ended by {operation}", operation=operation, desired=desired))
 
 
 def operation_ended(watcher: Watcher, operation: str, error: BaseException | None) -> None:
@@ -58,6 +65,8 @@ def operation_ended(watcher: Watcher, operation: str, error: BaseException | Non
         watcher.fail(error, event)
     elif event is Event.FAILED and watcher.attempt is None:
         watcher.apply(Event.STOPPED)  # a start that a kill went before: nobody else will bring it up
+    elif event is Event.STOPPED and watcher.state == "starting" and watcher.attempt is not None:
+        pass  # its end was seen before the operation's own: a wake that waited for it is under way already
     elif event is not None and not watcher.gone:
         watcher.apply(event)
     # A start of what ran already, though it had failed, observes nothing new.

@@ -55,6 +55,17 @@ def begin(
     return attempt
 
 
+def begin_anew(watcher: Watcher, attempt: Attempt) -> None:
+    """It is being put to sleep under requests that wait: they wait for the end of that, and wake it again."""
+    if attempt.task is not None:
+        attempt.task.cancel()
+    attempt.round += 1
+    attempt.phase, attempt.observed, attempt.woke, attempt.steps = "stop", False, False, {}
+    watcher.history.clear()
+    watcher.history.add("starting", f"{watcher.name} is being put to sleep: it is woken again when it has stopped")
+    attempt.task = watcher.keeper.spawn(_run(watcher, attempt), f"wake-{watcher.id}")
+
+
 def _announce(watcher: Watcher, attempt: Attempt) -> None:
     watcher.apply(Event.WAKE)
     watcher.history.add("starting", f"{watcher.name} was started" if attempt.observed else f"waking {watcher.name}")
@@ -163,7 +174,7 @@ async def _wait_out_stop(watcher: Watcher, attempt: Attempt) -> None:
 async def _start(watcher: Watcher, attempt: Attempt) -> None:
     keeper, timeout = watcher.keeper, watcher.wake_timeout
     slept = not watcher.up
-    person = attempt.person
+    person, round = attempt.person, attempt.round
     watcher.waits_for("the start")
     try:
         async with asyncio.timeout(timeout):
@@ -175,7 +186,7 @@ async def _start(watcher: Watcher, attempt: Attempt) -> None:
                     MANAGER,
                     watcher.entry,
                     clear_stopped=person,
-                    still_wanted=lambda: watcher.attempt is attempt,
+                    still_wanted=lambda: watcher.attempt is attempt and attempt.round == round,
                 )
     except TimeoutError:
         raise WakeTimeout(

@@ -190,6 +190,7 @@ class Watcher(FlowFacts):
         """
         while self.state != "ready":
             attempt = self.begin(reason, person=not by_request, for_dependent=for_dependent)
+            attempt.held += by_request
             try:
                 await asyncio.shield(attempt.outcome)
                 return
@@ -197,6 +198,8 @@ class Watcher(FlowFacts):
                 # Traffic's attempt was refused for a stop that this caller is entitled to lift.
                 if by_request or not attempt.refused:
                     raise
+            finally:
+                attempt.held -= by_request
 
     def begin_wake(self, *, reason: str, by_request: bool = True) -> None:
         """The same without waiting. :raises: what `wake` raises at once."""

@@ -477,3 +477,50 @@ async def test_one_that_is_started_outside_just_when_its_wake_is_refused_becomes
     idle_house.see(web, state="running", started_at=idle_house.clock.now() + timedelta(seconds=1))
     waking._failed(web, attempt, Conflict("somebody stopped this flow", desired="stopped"))
     await idle_house.comes(web, "ready")
+
+
+async def test_requests_that_are_held_when_somebody_lets_it_sleep_wake_it_again(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    held = [asyncio.create_task(web.wake(reason="a request")) for _ in range(3)]
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    await idle_house.registry.sleep_container(LOCAL, requests.ChangeContainer(container_id="web"))
+    await idle_house.told("napped")
+    assert [task for task in held if task.done()] == []
+    idle_house.prober.held.set()
+    await asyncio.gather(*held)
+    assert (web.state, idle_house.starts(web)) == ("ready", 2)
+    assert [event.type for event in web.history.entries()] == ["starting", "container_woke", "waiting_ready", "ready"]
+    (woke,) = await idle_house.told("woke")
+    assert "stop" in woke.details["steps"]
+
+
+async def test_a_wake_that_no_request_waits_for_is_ended_by_a_sleep(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    person = asyncio.create_task(web.wake(reason="somebody asked", by_request=False))
+    left = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+    left.cancel()
+    await asyncio.wait([left])
+    await idle_house.registry.sleep_container(LOCAL, requests.ChangeContainer(container_id="web"))
+    with pytest.raises(Conflict) as ended:
+        await person
+    assert ended.value.details == {"operation": "sleep"}
+    await idle_house.settled()
+    assert (web.state, idle_house.starts(web)) == ("napping", 1)
+
+
+async def test_a_start_that_fails_after_the_stop_that_it_waited_for_is_a_failure(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    idle_house.faults.delay("stop", 5.0)
+    await idle_house.clock.run(61)
+    await idle_house.comes(web, "stopping")
+    waiting = asyncio.create_task(web.wake(reason="a request"))
+    await idle_house.settled()
+    idle_house.faults.fail("start", StartFailed("no"))
+    await idle_house.clock.run(6)
+    with pytest.raises(StartFailed):
+        await waiting
+    assert (web.state, web.failures) == ("error", 1)
+    await idle_house.told("wake_failed")
