@@ -76,6 +76,8 @@ def _summary(watcher: Watcher, leases: list[LeaseInfo], sleeps_in: float | None,
             if watcher.policy is None:
                 next_try = "start it to try again"
             return f"failed: {watcher.error or 'for an unknown reason'}; {next_try}"
+    if watcher.never_ran:
+        return "never started: start or wake it; without an idle policy traffic doesn't"
     if watcher.desired == "stopped":
         return "stopped by somebody: start or wake it; traffic doesn't"
     if watcher.policy is None:

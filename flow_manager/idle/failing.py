@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flow_manager.contract.models import DesiredState
+from flow_manager.contract.models import DesiredState, FlowState
 from flow_manager.errors import FlowManagerError
+from flow_manager.idle import outage
 from flow_manager.idle.states import Event, transition
 
 if TYPE_CHECKING:
@@ -31,13 +32,21 @@ def fail(watcher: Watcher, error: FlowManagerError, event: Event) -> None:
     watcher.failures += 1
     watcher.retry_at = now + min(LAST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(watcher.failures - 1, 16))
     watcher.failure = error
+    watcher.failed_away = outage.caused(watcher, error)
     watcher.entry.problem = error.message
     attempt, watcher.attempt = watcher.attempt, None
     watcher.apply(event)
     error.details.setdefault("retry_after", watcher.retry_after())
     watcher.history.add("error", error.message, error=error.code)
     waiting_for, watcher.waiting_for = watcher.waiting_for, None
-    core.activity.log_user_activity(
+    if event is not Event.GONE:  # whoever saw that its container is gone has told it
+        _tell(watcher, error, was, waiting_for, watcher.retry_at - now)
+    if attempt is not None:
+        attempt.end(error)
+
+
+def _tell(watcher: Watcher, error: FlowManagerError, was: FlowState, waiting_for: str | None, held: float) -> None:
+    watcher.keeper.core.activity.log_user_activity(
         "wake_failed" if was == "starting" else "flow_failed",
         f"flow *{watcher.name}* {'did not wake' if was == 'starting' else 'failed'}: {error.message}",
         flow=watcher.entry.ref,
@@ -47,11 +56,9 @@ def fail(watcher: Watcher, error: FlowManagerError, event: Event) -> None:
             "exit_code": error.details.get("exit_code"),
             "waited_for": waiting_for,
             "crashes": watcher.failures,
-            "retry_in": round(watcher.retry_at - now, 3),
+            "retry_in": round(held, 3),
         },
     )
-    if attempt is not None:
-        attempt.end(error)
 
 
 def wish(watcher: Watcher, desired: DesiredState) -> None:

@@ -133,6 +133,7 @@ def _failed(name: str, reason: str, error: FlowManagerError | None) -> Dependenc
         f"its dependency {name} is not there: {reason}",
         dependency=name,
         reason=reason,
+        code=details.get("code", error.code if error is not None else None),
         exit_code=details.get("exit_code"),
         retry_after=details.get("retry_after"),
     )

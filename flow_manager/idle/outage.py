@@ -1,10 +1,13 @@
-"""After an engine restart, flows that were running and wanted are started again: nobody asked for their end."""
+"""An engine that goes away and comes back: flows that were running and wanted are started again, since nobody asked for their
+end, and those that failed for its absence alone are no failures any more."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flow_manager.errors import FlowManagerError, RuntimeUnavailable
 from flow_manager.idle import waking
+from flow_manager.idle.states import Event
 from flow_manager.idle.wheel import NEVER
 from flow_manager.runtimes.base import Observation
 
@@ -43,6 +46,28 @@ def observed(watcher: Watcher, before: Observation | None, now: Observation | No
     ended = now is not None and not now.running and not now.oom_killed and before is not None and before.running
     if in_time and ended and cause is None:
         _start_again(watcher)
+
+
+def caused(watcher: Watcher, error: FlowManagerError) -> bool:
+    """Whether this failure says nothing of the flow itself: its engine, or that of one that it needs, was away."""
+    absent = RuntimeUnavailable.code in (error.code, error.details.get("code"))
+    return absent or watcher.keeper.core.availability.away(watcher.entry.runtime.name)
+
+
+def tell_truth(watcher: Watcher) -> None:
+    """An engine is back: what failed because one was away is what it was before. Should the flow have changed meanwhile, the
+    comparison that follows tells."""
+    away = watcher.keeper.core.availability.away(watcher.entry.runtime.name)
+    if watcher.state != "error" or not watcher.failed_away or watcher.gone or away or watcher.attempt is not None:
+        return
+    watcher.failed_away = False
+    watcher.entry.problem = None
+    if watcher.up:
+        watcher.apply(Event.STARTED)
+        waking.look_after(watcher)
+    else:
+        watcher.stop_reason = "its engine was away"
+        watcher.apply(Event.STOPPED)
 
 
 def _start_again(watcher: Watcher) -> None:

@@ -174,7 +174,9 @@ class IdleRegistry:
         if (cycle := find_cycle(wanted, resolve)) is not None:
             reason = f"a cycle: {in_words(cycle)}"
             raise InvalidRequest(
-                f"idle.depends_on: {reason}", fields=[{"path": "idle.depends_on", "reason": reason}], cycle=reason
+                f"idle.depends_on: {reason}",
+                fields=[{"path": "idle.depends_on", "reason": reason}],
+                cycle=[node.name for node in cycle],
             )
 
     # --- the manager's observer ---------------------------------------------------------------------------------------
@@ -240,6 +242,7 @@ class IdleRegistry:
         for watcher in list(self._keeper.watchers.values()):
             if watcher.entry.runtime.name == runtime:
                 outage.came_back(watcher)
+            outage.tell_truth(watcher)
 
     def flow_state(self, entry: FlowEntry) -> FlowState | None:
         watcher = self._of(entry)

@@ -73,7 +73,9 @@ async def on_demand(watcher: Watcher, principal: Principal) -> None:
 def _refuse_under_others(watcher: Watcher) -> None:
     users = sorted({lease.holder for lease in watcher.leases.of_kind("dependent")})
     if users:
-        raise Conflict(f"{', '.join(users)} needs it: let that sleep first", operation="sleep", dependents=users)
+        one = len(users) == 1
+        words = f"{' and '.join(users)} {'needs' if one else 'need'} it: let {'that' if one else 'those'} sleep first"
+        raise Conflict(words, operation="sleep", dependents=users)
 
 
 def stop_failed(watcher: Watcher, error: BaseException) -> None:

@@ -48,6 +48,7 @@ class Watcher(FlowFacts):
         "ended",
         "ended_at",
         "expected_start",
+        "failed_away",
         "failure",
         "failures",
         "found",
@@ -99,6 +100,7 @@ class Watcher(FlowFacts):
         # Failures in a row, and until when traffic is held back for them.
         self.failure: FlowManagerError | None = None
         self.failures = 0
+        self.failed_away = False
         self.retry_at = 0.0
         # Stops: why, whether one is under way, failures in a row, when to try again.
         self.stop_reason: str | None = None

@@ -61,6 +61,14 @@ async def test_without_a_policy_it_says_so(idle_house: IdleHouse) -> None:
     assert summary(idle_house) == "awake: it has no idle policy and never sleeps by itself"
 
 
+async def test_one_that_was_never_started_is_not_said_to_have_been_stopped(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(idle=None)
+    assert summary(idle_house) == "never started: start or wake it; without an idle policy traffic doesn't"
+    await idle_house.start(web)
+    await idle_house.stop(web)
+    assert summary(idle_house) == "stopped by somebody: start or wake it; traffic doesn't"
+
+
 async def test_leases_deadline_and_notes_are_fields_too(idle_house: IdleHouse) -> None:
     web = await idle_house.create(start=True)
     await idle_house.clock.run(10)

@@ -88,6 +88,10 @@ async def test_a_shared_dependency_is_never_put_to_sleep_under_its_other_user(id
     with pytest.raises(Conflict) as refused:
         await idle_house.registry.sleep_container(LOCAL, requests.ChangeContainer(container_id="db"))
     assert refused.value.details["dependents"] == ["two"]
+    assert refused.value.message == "two needs it: let that sleep first"
+    await one.wake(reason="a request")
+    with pytest.raises(Conflict, match="one and two need it: let those sleep first"):
+        await idle_house.registry.sleep_container(LOCAL, requests.ChangeContainer(container_id="db"))
 
 
 async def test_a_dependency_that_fails_fails_the_wake_with_its_reason(idle_house: IdleHouse) -> None:
@@ -183,6 +187,7 @@ async def test_a_cycle_is_refused_with_its_path_when_the_policy_is_set(idle_hous
             LOCAL, requests.SetIdlePolicy(container_id="a", idle=IdlePolicy.model_validate(on("c")))
         )
     assert refused.value.details["fields"] == [{"path": "idle.depends_on", "reason": "a cycle: a → c → b → a"}]
+    assert refused.value.details["cycle"] == ["a", "c", "b", "a"]
     watcher = idle_house.registry.resolve(LOCAL, "a")
     assert watcher.policy is not None
     assert watcher.policy.depends_on == []

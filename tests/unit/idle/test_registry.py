@@ -8,7 +8,7 @@ import pytest
 from flow_manager.contract import requests
 from flow_manager.contract.principal import LOCAL, Principal
 from flow_manager.contract.wake import WakeEvent
-from flow_manager.errors import ContainerNotFound
+from flow_manager.errors import ContainerNotFound, DependencyFailed, StartFailed
 from flow_manager.testing import eventually
 from tests.unit.idle.house import IdleBuilder, IdleHouse
 
@@ -208,3 +208,51 @@ async def test_the_channel_s_ready_reaches_the_prober_also_when_it_comes_early(i
     assert not web.channel_ready.is_set()
     idle_house.prober.held.set()
     await idle_house.comes(web, "ready")
+
+
+async def test_a_wake_that_failed_for_the_engine_s_absence_alone_is_no_failure_once_it_is_back(
+    idle_house: IdleHouse,
+) -> None:
+    db = await idle_house.create("db")
+    web = await idle_house.create("web", idle={"idle_timeout": 60, "depends_on": [{"container": "db"}]})
+    crashed = await idle_house.create("crashed", command=["exit", "3"])
+    with pytest.raises(StartFailed):
+        await crashed.wake(reason="a request")
+    idle_house.faults.go_away()
+    await idle_house.settled()
+    with pytest.raises(DependencyFailed):
+        await web.wake(reason="a request")
+    assert (web.state, db.state, crashed.state) == ("error", "error", "error")
+    idle_house.faults.come_back()
+    await idle_house.comes(web, "napping")
+    await idle_house.comes(db, "napping")
+    await idle_house.settled()
+    assert (web.retry_in, web.failures, idle_house.core.status(web.entry).error) == (None, 0, None)
+    assert crashed.state == "error", "its own failure is one still"
+    await web.wake(reason="a request")
+
+
+async def test_one_that_runs_though_its_engine_s_absence_made_it_fail_is_ready_once_it_is_back(
+    idle_house: IdleHouse,
+) -> None:
+    web = await idle_house.create(idle={"idle_timeout": 60, "ready": {"tcp": 80}}, start=True)
+    idle_house.faults.go_away()
+    await idle_house.settled()
+    idle_house.prober.dead.add(web.id)
+    await idle_house.clock.run(60)
+    await idle_house.comes(web, "error")
+    idle_house.prober.dead.clear()
+    idle_house.faults.come_back()
+    await idle_house.comes(web, "ready")
+    assert idle_house.starts(web) == 1
+
+
+async def test_a_container_that_somebody_removes_is_told_of_once(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    await idle_house.told("container_started")
+    before = len(await idle_house.activity())
+    idle_house.runtime.vanish(web.id)
+    await idle_house.comes(web, "error")
+    await idle_house.told("container_lost")
+    await idle_house.settled()
+    assert [entry.type for entry in (await idle_house.activity())[before:]] == ["container_lost"]
