@@ -14,20 +14,14 @@ from datetime import datetime
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.models import DesiredState, FlowState, IdlePolicy
 from flow_manager.contract.wake import IdleExplanation, LeaseKind
-from flow_manager.errors import (
-    Conflict,
-    ContainerNotFound,
-    FlowManagerError,
-    NotAllowed,
-    ShuttingDown,
-)
-from flow_manager.idle import deadlines, explain, failing, hearing, liveness, needs, waking
+from flow_manager.errors import ContainerNotFound, FlowManagerError, ShuttingDown
+from flow_manager.idle import deadlines, demand, explain, failing, hearing, liveness, needs, steps
 from flow_manager.idle.attempt import Attempt
 from flow_manager.idle.facts import FlowFacts
 from flow_manager.idle.history import WakeLog
 from flow_manager.idle.keeper import Keeper
 from flow_manager.idle.leases import Lease, Leases
-from flow_manager.idle.states import Event, transition
+from flow_manager.idle.states import Event
 from flow_manager.idle.wheel import NEVER
 from flow_manager.runtimes.base import Observation
 
@@ -143,6 +137,10 @@ class Watcher(FlowFacts):
         if self._history is not None and not self._history.followed:
             self._history = None
 
+    def clear_history(self) -> None:
+        if self._history is not None:
+            self._history.clear()
+
     @property
     def error(self) -> str | None:
         return self.failure.message if self.failure is not None and self.state == "error" else None
@@ -190,18 +188,7 @@ class Watcher(FlowFacts):
         :raises WakeTimeout, StartFailed, DependencyFailed, ContainerStopped, RuntimeFailure, ShuttingDown: every waiter
             of the attempt gets the same, with `details.retry_after` in seconds.
         """
-        while self.state != "ready":
-            attempt = self.begin(reason, person=not by_request, for_dependent=for_dependent)
-            attempt.held += by_request
-            try:
-                await asyncio.shield(attempt.outcome)
-                return
-            except Conflict:
-                # Traffic's attempt was refused for a stop that this caller is entitled to lift.
-                if by_request or not attempt.refused:
-                    raise
-            finally:
-                attempt.held -= by_request
+        await demand.wake(self, reason, by_request=by_request, for_dependent=for_dependent)
 
     def begin_wake(self, *, reason: str, by_request: bool = True) -> None:
         """The same without waiting. :raises: what `wake` raises at once."""
@@ -210,29 +197,11 @@ class Watcher(FlowFacts):
 
     def begin(self, reason: str, *, person: bool, for_dependent: bool = False) -> Attempt:
         """The attempt under way, or a new one."""
-        self.keeper.core.refuse_when_closing()
-        if self.keeper.closing:
-            raise ShuttingDown("the service is about to end")
-        if self.ended:
-            raise ContainerNotFound(self.id, kind=self.entry.runtime.kind)
-        if self.attempt is not None:
-            self.attempt.person = self.attempt.person or person
-            return self.attempt
-        if not person:
-            self.refuse_traffic(for_dependent=for_dependent)
-        return waking.begin(self, reason, person=person, for_dependent=for_dependent)
+        return demand.begin(self, reason, person=person, for_dependent=for_dependent)
 
     def refuse_traffic(self, *, for_dependent: bool) -> None:
         """:raises Conflict, NotAllowed: traffic must not wake it. :raises FlowManagerError: the last failure, too fresh."""
-        if self.up and self.state != "error":
-            return
-        if self.desired == "stopped" and not self.up and not self.never_ran:
-            raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
-        if self.policy is None and not for_dependent and not self.up:
-            raise NotAllowed("this flow has no idle policy: traffic doesn't wake it, start it first", setting="idle")
-        if self.retry_in is not None and self.failure is not None:
-            self.failure.details["retry_after"] = self.retry_after()
-            raise self.failure.with_traceback(None)
+        demand.refuse_traffic(self, for_dependent=for_dependent)
 
     # --- what happens to it -------------------------------------------------------------------------------------------
 
@@ -292,47 +261,7 @@ class Watcher(FlowFacts):
 
     def apply(self, event: Event) -> bool:
         """One step of the table; whether the state changed."""
-        before, after = self.state, transition(self.state, event)
-        if before == after:
-            return False
-        self.state = after
-        now = self.keeper.clock.monotonic()
-        if before == "ready":
-            self.upstream = None
-            self.keeper.mark_used(self.id)
-        if after == "starting":
-            self.channel_ready = None
-            self.stop_failures, self.stop_force, self.stop_at = 0, False, NEVER
-        elif after == "ready":
-            self._became_ready(now)
-        elif after == "napping":
-            self._fell_asleep()
-        self.linger_at = NEVER if self.awake or not self.needs else now + self.keeper.settings.linger
-        self.rearm()
-        self.changed()
-        self.keeper.core.tell(self.entry)
-        return True
-
-    def _became_ready(self, now: float) -> None:
-        self.ready_since = now
-        self.last_ready = self.keeper.clock.now()
-        self.failure, self.entry.problem, self.waiting_for = None, None, None
-        self.channel_ready = None  # nobody waits for it any more, and an Event is 800 bytes
-        self.leases.used()
-        if self.found:
-            self.found = False
-            deadlines.restore(self, now)
-        self.keeper.mark_used(self.id)
-        liveness.schedule(self)
-
-    def _fell_asleep(self) -> None:
-        self.last_slept = (self.keeper.clock.now(), self.stop_reason or "it ended")
-        self.stop_reason = None
-        self.failure, self.failures, self.retry_at = None, 0, 0.0
-        self.waiting_for = None
-        self.leases.asleep()
-        if self._history is not None:
-            self._history.clear()
+        return steps.apply(self, event)
 
     def fail(self, error: FlowManagerError, event: Event) -> None:
         """It failed: the state says so, traffic is held back for a while, and whoever waits hears it at once."""
@@ -340,11 +269,7 @@ class Watcher(FlowFacts):
 
     def give_up(self, attempt: Attempt, error: FlowManagerError) -> None:
         """End an attempt that nothing is wrong with: something else was wanted."""
-        if self.attempt is attempt:
-            self.attempt = None
-            self.waiting_for = None
-            self.history.add("error", error.message, error=error.code)
-        attempt.end(error)
+        steps.give_up(self, attempt, error)
 
     def learn(self, took: float) -> None:
         known = self.expected_start
