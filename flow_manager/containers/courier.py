@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-from flow_manager.channel.handler import Delivery
+from flow_manager.containers.handover import Handover, Lease, with_details
 from flow_manager.containers.letters import Letter, LetterQueue
 from flow_manager.containers.status import flow_state_of
-from flow_manager.contract.requests import MAX_TIMEOUT
 from flow_manager.contract.wake import LeaseKind
 from flow_manager.errors import (
     Conflict,
     ContainerNotFound,
     FlowManagerError,
-    FrameTooLarge,
-    InvalidRequest,
     NotConnected,
     ShuttingDown,
 )
@@ -35,8 +32,6 @@ if TYPE_CHECKING:
     from flow_manager.containers.core import Core
     from flow_manager.containers.entry import FlowEntry
 
-E = TypeVar("E", bound=FlowManagerError)
-
 # A hello is optional, and comes at once where it comes: it says whether the flow acknowledges. Seconds.
 HELLO_WITHIN = 1.0
 # A flow that woke may take this long to connect to its channel, and is kept awake for it. Seconds.
@@ -44,14 +39,6 @@ CONNECT_WITHIN = 30.0
 # Tries in a row without a single message delivered. With the waits between them: half a minute.
 TRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
-# Above what writing and acknowledging may take (the channel's own limits are told in its settings).
-DELIVERY_MARGIN = 1.0
-# A reply is waited for at most as long as a client may ask for (contract.requests.MAX_TIMEOUT), and a little.
-LONGEST_TALK = MAX_TIMEOUT + 60.0
-
-
-class Lease(Protocol):
-    def release(self) -> None: ...
 
 
 class Watched(Protocol):
@@ -92,18 +79,16 @@ class Courier:
         # Somebody asked for the flow by name since the last wake.
         self.asked = False
         self._core = core
-        self._store = store
         self._entry = entry
         self._wake = wake
         self._use = use
-        self._too_old = too_old
         self._ended = ended
+        self._handover = Handover(core, store, entry, queue, use=use, too_old=too_old, ended=ended)
         # Something new to do; any change of the flow's status.
         self._changed = asyncio.Event()
         self._news = asyncio.Event()
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
-        self._talks: dict[Letter, asyncio.Task[Delivery]] = {}
         self._over = False
 
     @property
@@ -113,7 +98,7 @@ class Courier:
     @property
     def idle(self) -> bool:
         """Nothing waits, and nothing is under way."""
-        return not self.queue and self._task is None and not self._talks
+        return not self.queue and self._task is None and not self._handover.talks
 
     def go(self, *, fresh: bool = False) -> None:
         """Begin, or look again at once. `fresh`: there is a new message, which deserves all tries.
@@ -134,10 +119,7 @@ class Courier:
 
     def give_up(self, letter: Letter) -> None:
         """Nobody waits for its answer any more."""
-        letter.answer = None
-        talk = self._talks.get(letter)
-        if talk is not None and letter not in self.queue:
-            talk.cancel()
+        self._handover.give_up(letter)
 
     async def close(self, error: FlowManagerError) -> None:
         """End, and tell whoever waits `error`."""
@@ -148,7 +130,7 @@ class Courier:
     def abandon(self, error: FlowManagerError) -> list[asyncio.Task[Any]]:
         """The same without waiting; the tasks that are about to end."""
         self._over = True
-        tasks: list[asyncio.Task[Any]] = [*([self._task] if self._task else []), *self._talks.values()]
+        tasks: list[asyncio.Task[Any]] = [*([self._task] if self._task else []), *self._handover.talks.values()]
         for task in tasks:
             task.cancel()
         for letter in self.queue:
@@ -203,7 +185,7 @@ class Courier:
         await self._core.channel.introduced(self._entry.id, HELLO_WITHIN)
         while self.queue:
             letter = self.queue.head
-            await self._deliver(letter)
+            await self._handover.deliver(letter)
             self._failures = 0
 
     async def _bring_up(self) -> None:
@@ -234,90 +216,7 @@ class Courier:
         except TimeoutError:
             raise NotConnected(f"it woke, but did not connect to its channel within {CONNECT_WITHIN:g} s") from None
 
-    # --- one message --------------------------------------------------------------------------------------------------
-
-    async def _deliver(self, letter: Letter) -> None:
-        """:raises FlowManagerError: it is not delivered, and stays the first."""
-        await asyncio.wait([letter.stored])
-        if letter not in self.queue:
-            return  # it could not be stored, or its sender gave up
-        if self._too_old(letter):
-            await self._drop(letter)
-            return
-        body = letter.body if letter.place is None else await self._store.body(letter.place)
-        if body is None:
-            self.queue.remove(letter)
-            return
-        try:
-            await self._hand_over(letter, body)
-        except (FrameTooLarge, InvalidRequest) as error:
-            # It fitted when it was taken; with other settings it never will, and would block all behind it.
-            self._core.log.log_error(
-                new_short_id("err"), error, operation="outbox", container=self._entry.id, message_id=letter.message_id
-            )
-            letter.fail(error)
-            await self._drop(letter)
-            return
-        self.queue.remove(letter)
-        await self._unstore(letter)
-
-    async def _hand_over(self, letter: Letter, body: dict[str, Any]) -> None:
-        settings = self._core.settings.channel
-        margin = settings.write_timeout + settings.ack_timeout + DELIVERY_MARGIN
-        channel = self._core.channel
-        if letter.answer is None or not letter.wants_reply:
-            delivery = await channel.send_message(self._entry.id, body, timeout=margin, message_id=letter.message_id)
-            letter.settle(delivery)
-            return
-        delivered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        talk = asyncio.ensure_future(self._talk(letter, body, lambda: delivered.set_result(None)))
-        self._talks[letter] = talk
-        talk.add_done_callback(lambda _done: self._talk_ended(letter))
-        try:
-            # Written and acknowledged is enough for the next one's turn; the reply may take its time.
-            either: list[asyncio.Future[Any]] = [talk, delivered]
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            talk.cancel()
-            raise
-        if talk.done() and not delivered.done():
-            letter.settle(talk.result())
-        elif letter.answer is None:
-            talk.cancel()
-        else:
-            talk.add_done_callback(lambda done: _answer(letter, done))
-
-    def _talk_ended(self, letter: Letter) -> None:
-        self._talks.pop(letter, None)
-        self._ended()
-
-    async def _talk(self, letter: Letter, body: dict[str, Any], delivered: Callable[[], None]) -> Delivery:
-        lease = self._use("message", letter.message_id)
-        try:
-            # Who asked has a time-out of its own, and ends this by it.
-            return await self._core.channel.send_message(
-                self._entry.id,
-                body,
-                expect_reply=True,
-                timeout=LONGEST_TALK,
-                message_id=letter.message_id,
-                on_delivered=delivered,
-            )
-        finally:
-            lease.release()
-
-    async def _drop(self, letter: Letter) -> None:
-        self.queue.remove(letter)
-        await self._unstore(letter)
-
-    async def _unstore(self, letter: Letter) -> None:
-        if letter.place is None:
-            return
-        try:
-            await self._store.remove([letter.place])
-        except FlowManagerError as error:
-            # It was delivered; after a restart it would come twice, which the contract allows.
-            self._core.log.log_debug("a delivered message is still stored", reason=error.message)
+    # --- staying awake ------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _awake(self) -> Iterator[None]:
@@ -326,27 +225,6 @@ class Courier:
             yield
         finally:
             lease.release()
-
-
-def _answer(letter: Letter, talk: asyncio.Task[Delivery]) -> None:
-    if talk.cancelled():
-        letter.fail(ShuttingDown("the service ended before the flow replied", message_id=letter.message_id))
-    elif (error := talk.exception()) is None:
-        letter.settle(talk.result())
-    elif isinstance(error, FlowManagerError):
-        letter.fail(with_details(error, message_id=letter.message_id, delivered=True))
-    else:
-        letter.fail(NotConnected("the flow's reply was lost", message_id=letter.message_id))
-
-
-def with_details(error: E, **details: Any) -> E:
-    """The same error with more details. A copy: one failed wake is raised to everybody who waits for it."""
-    kind = type(error)
-    copy = kind.__new__(kind)
-    copy.args = error.args
-    copy.__dict__.update(error.__dict__)
-    copy.details = {**error.details, **{key: value for key, value in details.items() if value is not None}}
-    return copy
 
 
 def _may_connect(entry: FlowEntry) -> bool:

@@ -14,7 +14,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from flow_manager.channel.handler import KEPT_PREFIX, Delivery
-from flow_manager.containers.courier import Courier, Lease, Watched, reachable
+from flow_manager.containers.courier import Courier, Watched, reachable
+from flow_manager.containers.handover import Lease
 from flow_manager.containers.letters import Letter, LetterQueue
 from flow_manager.containers.repeats import request_key
 from flow_manager.containers.sleep import wake_now
