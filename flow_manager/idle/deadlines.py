@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # A flow that the manager finds running again after a restart gets at least so many seconds (or its idle_timeout).
 FOUND_GRACE = 10.0
+# A last use so many seconds ahead is one that the wall clock made, not a flow that says it is busy.
+CLOCKS_DIFFER = 1.0
 
 
 def sleeps_at(watcher: Watcher) -> float | None:
@@ -52,10 +54,17 @@ def due(watcher: Watcher, now: float) -> None:
 
 
 def restore(watcher: Watcher, now: float) -> None:
-    """An own flow goes on from where it was, an adopted one from the beginning; neither stops at once."""
-    last, policy = watcher.entry.record.last_used_at, watcher.policy
+    """An own flow goes on from where it was, an adopted one from the beginning; neither stops at once.
+
+    What had said that it is busy is so still: its use ends in the future.
+    """
+    last, policy, keeper = watcher.entry.record.last_used_at, watcher.policy, watcher.keeper
     if last is None or policy is None or watcher.entry.record.adopted:
         return
-    elapsed = max(0.0, (watcher.keeper.clock.now() - last).total_seconds())
+    elapsed = (keeper.clock.now() - last).total_seconds()
+    if elapsed < -CLOCKS_DIFFER:
+        # Bounded: a wall clock that was set back must not keep it awake for a year.
+        watcher.leases.busy(min(-elapsed, keeper.core.settings.channel.max_busy), "said before the manager's restart")
+    elapsed = max(0.0, elapsed)
     grace = min(policy.idle_timeout, FOUND_GRACE)
     watcher.leases.idle_since = now - min(elapsed, policy.idle_timeout - grace)

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 # Flows that are found running at start are asked for their readiness, so many at a time.
 FOUND_AT_A_TIME = 256
-# Seconds. When flows were last used is stored this often, all at once.
-FLUSH_INTERVAL = 30.0
+# Seconds. When flows were last used is stored this often, all at once; after a quiet time this soon. A manager that is killed
+# is wrong about a flow's last use by no more than this.
+FLUSH_INTERVAL, FLUSH_SOON = 10.0, 1.0
+# A last use that has moved by less than so many seconds is not written again: clocks are read one after the other.
+SAME_USE = timedelta(seconds=0.5)
 
 
 class WaitsForReadiness(Protocol):
@@ -52,6 +55,7 @@ class Keeper:
         self.not_before = 0.0
         self.closing = False
         self._used: set[str] = set()
+        self._flushed_at = -NEVER
         self._tasks: set[asyncio.Task[None]] = set()
         # The wheel's: this item is the next flush.
         self.wheel_at = NEVER
@@ -119,7 +123,11 @@ class Keeper:
         """Its last use is to be stored; cheap enough for every request."""
         self._used.add(flow_id)
         if self.wheel_at == NEVER:
-            self.wheel.arm(self, self.clock.monotonic() + FLUSH_INTERVAL)
+            self._arm_flush()
+
+    def _arm_flush(self) -> None:
+        now = self.clock.monotonic()
+        self.wheel.arm(self, max(now + FLUSH_SOON, self._flushed_at + FLUSH_INTERVAL))
 
     def wheel_due(self, _now: float) -> None:
         if not self.closing:
@@ -130,16 +138,30 @@ class Keeper:
         return self.clock.now() - timedelta(seconds=self.clock.monotonic() - moment)
 
     async def flush(self, *, everything: bool = False) -> None:
-        """Store when the marked flows (with `everything` also those that are awake) were last used."""
-        ids = self._used
-        self._used = set()
+        """Store when the marked flows (with `everything` also those that are awake) were last used.
+
+        What is in use now is stored again and again: nobody tells when the process is killed.
+        """
+        marked, self._used = self._used, set()
         if everything:
-            ids |= {watcher.id for watcher in self.watchers.values() if watcher.state == "ready"}
-        now = self.clock.monotonic()
-        times = {
-            flow_id: self.wall(watcher.leases.last_use(now))
-            for flow_id in ids
-            if (watcher := self.watchers.get(flow_id)) is not None
-        }
-        if times:
-            await self.core.used(times)
+            marked |= {watcher.id for watcher in self.watchers.values() if watcher.state == "ready"}
+        now = self._flushed_at = self.clock.monotonic()
+        times: dict[str, datetime] = {}
+        for flow_id in marked:
+            watcher = self.watchers.get(flow_id)
+            if watcher is None:
+                continue
+            if watcher.leases.in_use(now):
+                self._used.add(flow_id)
+            at, known = self.wall(watcher.leases.used_until(now)), watcher.entry.record.last_used_at
+            if known is None or abs(at - known) >= SAME_USE:
+                times[flow_id] = at
+        try:
+            if times:
+                await self.core.used(times)
+        except BaseException:
+            self._used |= times.keys()
+            raise
+        finally:
+            if self._used and not self.closing:
+                self._arm_flush()

@@ -140,11 +140,14 @@ class Leases:
                 last = lease.touched
         return last + idle_timeout
 
-    def last_use(self, now: float) -> float:
-        """When it was last in use, as of `now`: now, while something holds it."""
-        if self._holding or self.busy_until > now:
-            return now
-        return max([self.idle_since, self.busy_until, *(lease.touched for lease in self._held or ())])
+    def in_use(self, now: float) -> bool:
+        """Whether its last use may still move on by itself."""
+        return bool(self._held) or self.busy_until > now
+
+    def used_until(self, now: float) -> float:
+        """When its last use ended, as of `now`: now, while something holds it; later, while it says that it is busy."""
+        last = now if self._holding else self.idle_since
+        return max([last, self.busy_until, *(lease.touched for lease in self._held or ())])
 
     def explain(self, now: float) -> list[LeaseInfo]:
         """Each reason to be awake, the oldest first; a connection that is silent for long is none."""

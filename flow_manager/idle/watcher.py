@@ -176,6 +176,7 @@ class Watcher(FlowFacts):
 
     def use(self, kind: LeaseKind, holder: str) -> Lease:
         """It stays awake while the lease is held; `holder` tells people by what."""
+        self.keeper.mark_used(self.id)
         return self.leases.use(kind, holder)
 
     async def wake(self, *, reason: str, by_request: bool = True, for_dependent: bool = False) -> None:
@@ -242,6 +243,7 @@ class Watcher(FlowFacts):
 
     def said_idle(self) -> None:
         self.leases.idle()
+        self.keeper.mark_used(self.id)
         self.rearm()
 
     def removed(self) -> None:

@@ -105,15 +105,18 @@ def test_what_is_told_is_the_oldest_first() -> None:
     assert [(info.holder, info.age, info.expires_in) for info in infos] == [("first", 3, None), ("second", 0, None)]
 
 
-def test_the_last_use_is_now_while_something_holds() -> None:
+def test_the_last_use_ends_now_while_something_holds_and_later_while_it_is_busy() -> None:
     clock = FakeClock()
     leases, _ = make(clock)
     lease = leases.use("http", "a")
     clock.advance(7)
-    assert leases.last_use(clock.monotonic()) == 7
+    assert (leases.used_until(clock.monotonic()), leases.in_use(clock.monotonic())) == (7, True)
     lease.release()
     clock.advance(7)
-    assert leases.last_use(clock.monotonic()) == 7
+    assert (leases.used_until(clock.monotonic()), leases.in_use(clock.monotonic())) == (7, False)
+    leases.busy(100, None)
+    clock.advance(7)
+    assert (leases.used_until(clock.monotonic()), leases.in_use(clock.monotonic())) == (114, True)
 
 
 def test_a_lease_is_small() -> None:
