@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import cast
 
 from flow_manager.channel import frames
 from flow_manager.channel.deadlines import Deadlines
-from flow_manager.channel.frames import Frame, LineSplitter, Refusal, parse
+from flow_manager.channel.frames import LineSplitter, Refusal, parse
 from flow_manager.channel.half_line import HalfLineWatch
+from flow_manager.channel.peer import ConnectionOwner, Peer
 from flow_manager.channel.pending import Pending
+from flow_manager.channel.taking import BAD_LINES_A_SECOND, TAKE
 from flow_manager.channel.throttle import BadLines, TokenBucket
 from flow_manager.channel.writer import FrameWriter
 from flow_manager.errors import NotConnected
@@ -23,8 +25,6 @@ from flow_manager.settings.models import ChannelSettings
 
 _log = logging.getLogger(__name__)
 
-# Wire contract, section 7: so many bad lines a second end the connection.
-BAD_LINES_A_SECOND = 10
 # Answers (acks, errors, pongs) that a flow may leave unread before it is no longer read itself. Not 0: a flow with one
 # thread that writes a long line while we write one to it would wait for us, and we for it, for ever.
 UNREAD_ANSWERS = 64 * 1024
@@ -32,32 +32,8 @@ UNREAD_ANSWERS = 64 * 1024
 RESUME_SHARE = 0.05
 
 
-class Peer(NamedTuple):
-    """Who connected, as the kernel says (SO_PEERCRED, unix(7)): ids of the host, also for a process in a container."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-class ConnectionOwner(Protocol):
-    """The flow that a connection belongs to. Everything is called in the loop and must not raise."""
-
-    def connected(self, connection: Connection) -> None: ...
-    def lost(self, connection: Connection) -> None: ...
-    def heard(self, frame: Frame) -> None:
-        """A frame that is not the connection's own business: a message, an event, a state, a refusal."""
-        ...
-
-    def issued(self, message_id: str) -> bool:
-        """Whether this is the id of a message of ours, now or before."""
-        ...
-
-
 class Connection(asyncio.Protocol):
     __slots__ = (
-        "_bad_lines",
-        "_bucket",
         "_closing",
         "_deadlines",
         "_ended",
@@ -65,9 +41,6 @@ class Connection(asyncio.Protocol):
         "_held",
         "_introduced",
         "_loop",
-        "_monotonic",
-        "_owner",
-        "_pending",
         "_reading",
         "_resume_timer",
         "_settings",
@@ -76,8 +49,13 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_writer",
         "acks",
+        "bad_lines",
+        "bucket",
         "last_heard",
+        "monotonic",
+        "owner",
         "peer",
+        "pending",
     )  # fmt: skip
 
     def __init__(
@@ -94,15 +72,15 @@ class Connection(asyncio.Protocol):
         self.acks = False
         self.last_heard: float | None = None
         self._spoke = False
-        self._owner = owner
+        self.owner = owner
         self._settings = settings
         self._deadlines = deadlines
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._loop = loop
         self._splitter = LineSplitter(settings.max_line)
-        self._bucket = TokenBucket(settings.messages_per_second, monotonic)
-        self._bad_lines: BadLines | None = None
-        self._pending: dict[str, Pending] = {}
+        self.bucket = TokenBucket(settings.messages_per_second, monotonic)
+        self.bad_lines: BadLines | None = None
+        self.pending: dict[str, Pending] = {}
         # Lines that came beyond the flow's allowance.
         self._held: Sequence[bytes] = ()
         self._reading = True
@@ -121,12 +99,12 @@ class Connection(asyncio.Protocol):
         self._writer = FrameWriter(
             self._transport, limit=self._settings.outbox, write_timeout=self._settings.write_timeout
         )
-        self._owner.connected(self)
+        self.owner.connected(self)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        self.last_heard = self._monotonic()
+        self.last_heard = self.monotonic()
         splitter = self._splitter
         lines = splitter.feed(data)
         if lines:
@@ -164,7 +142,7 @@ class Connection(asyncio.Protocol):
             self._ended.set_result(None)
         if self._introduced is not None:
             self._introduced.set()
-        self._owner.lost(self)
+        self.owner.lost(self)
 
     # --- to the flow --------------------------------------------------------------------------------------------------
 
@@ -242,7 +220,7 @@ class Connection(asyncio.Protocol):
 
     def _take(self, lines: Sequence[bytes]) -> None:
         answers: list[bytes] = []
-        bucket = self._bucket
+        bucket = self.bucket
         for index, line in enumerate(lines):
             if bucket.tokens < 1 and not bucket.refill():
                 self._hold(lines[index:])
@@ -252,14 +230,14 @@ class Connection(asyncio.Protocol):
             if frame is None:
                 continue
             try:
-                answer = _HANDLERS[type(frame)](self, frame)
+                answer = TAKE[type(frame)](self, frame)
             except Exception:
                 # A fault of ours with one frame must not end the connection, nor reach the loop as a fatal error.
                 _log.exception("a frame of type %s could not be handled", type(frame).__name__)
                 answer = frames.encode_error(frames.INTERNAL)
             if answer is not None:
                 answers.append(answer)
-                if self._bad_lines is not None and self._bad_lines.too_many:
+                if self.bad_lines is not None and self.bad_lines.too_many:
                     break
         if not self._spoke:
             self._spoke = True
@@ -267,57 +245,15 @@ class Connection(asyncio.Protocol):
                 self._introduced.set()
         if answers:
             self.answer(b"".join(answers) if len(answers) > 1 else answers[0])
-            if self._bad_lines is not None and self._bad_lines.too_many:
+            if self.bad_lines is not None and self.bad_lines.too_many:
                 self.close(frames.BAD_FRAME, f"{BAD_LINES_A_SECOND} bad lines within a second: closing")
-
-    def _on_hello(self, hello: frames.Hello) -> None:
-        self.acks = hello.acks
-
-    def _on_ack(self, ack: frames.Ack) -> None:
-        pending = self._pending.get(ack.to)
-        if pending is not None:
-            self._bucket.tokens += 1
-            pending.acknowledged()
-
-    def _on_reply(self, reply: frames.Reply) -> bytes | None:
-        pending = self._pending.get(reply.to)
-        if pending is not None:
-            # Answers that we asked for cost the flow nothing.
-            self._bucket.tokens += 1
-            pending.finish(reply.body)
-            return None
-        if self._owner.issued(reply.to):
-            # Late, or not asked for: many a flow simply answers everything.
-            return None
-        return frames.encode_error(frames.UNKNOWN_MESSAGE, "no message with this id was sent", to=reply.to)
-
-    def _on_message(self, message: frames.Message) -> bytes | None:
-        self._owner.heard(message)
-        return None if message.id is None else frames.encode_ack(message.id)
-
-    def _on_ping(self, _ping: frames.Ping) -> bytes:
-        return frames.PONG
-
-    def _on_pong(self, _pong: frames.Pong) -> None:
-        pass
-
-    def _on_other(self, frame: Frame) -> None:
-        self._owner.heard(frame)
-
-    def _on_refusal(self, refusal: Refusal) -> bytes:
-        if refusal.code == frames.BAD_FRAME:
-            self._owner.heard(refusal)
-            if self._bad_lines is None:
-                self._bad_lines = BadLines(BAD_LINES_A_SECOND, self._monotonic)
-            self._bad_lines.add()
-        return frames.encode_error(refusal.code, refusal.reason)
 
     def _half_line_expired(self) -> None:
         self._close_for(frames.BAD_FRAME, f"half a line for {self._settings.partial_line_timeout:g} s")
 
     def _close_for(self, code: str, reason: str) -> None:
         if not self._closing:
-            self._owner.heard(Refusal(frames.BAD_FRAME, reason))
+            self.owner.heard(Refusal(frames.BAD_FRAME, reason))
             self.close(code, reason)
 
     # --- flow control -------------------------------------------------------------------------------------------------
@@ -325,7 +261,7 @@ class Connection(asyncio.Protocol):
     def _hold(self, lines: Sequence[bytes]) -> None:
         self._held = lines
         self._choose_reading()
-        self._resume_timer = self._loop.call_later(self._bucket.seconds_until(RESUME_SHARE), self._resume)
+        self._resume_timer = self._loop.call_later(self.bucket.seconds_until(RESUME_SHARE), self._resume)
 
     def _resume(self) -> None:
         self._resume_timer = None
@@ -349,24 +285,9 @@ class Connection(asyncio.Protocol):
     def _expect(self, message_id: str, expect_reply: bool, timeout: float) -> Pending:
         ack_timeout = self._settings.ack_timeout if self.acks else None
         return Pending(
-            message_id, self._loop.create_future(), self._pending, self._deadlines, expect_reply, ack_timeout, timeout
+            message_id, self._loop.create_future(), self.pending, self._deadlines, expect_reply, ack_timeout, timeout
         )
 
     def _fail_pending(self, message: str) -> None:
-        for pending in list(self._pending.values()):
+        for pending in list(self.pending.values()):
             pending.fail(NotConnected(message, message_id=pending.message_id))
-
-
-_HANDLERS: dict[type, Callable[[Connection, Any], bytes | None]] = {
-    frames.Hello: Connection._on_hello,
-    frames.Ack: Connection._on_ack,
-    frames.Reply: Connection._on_reply,
-    frames.Message: Connection._on_message,
-    frames.ActorEvent: Connection._on_other,
-    frames.Ready: Connection._on_other,
-    frames.Busy: Connection._on_other,
-    frames.Idle: Connection._on_other,
-    frames.Ping: Connection._on_ping,
-    frames.Pong: Connection._on_pong,
-    Refusal: Connection._on_refusal,
-}

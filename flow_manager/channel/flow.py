@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from flow_manager.channel import frames
-from flow_manager.channel.connection import Connection, Peer
+from flow_manager.channel.connection import Connection
 from flow_manager.channel.deadlines import Deadlines
 from flow_manager.channel.frames import Frame
 from flow_manager.channel.listener import ChannelListener, tell
+from flow_manager.channel.peer import LocalPeer
 from flow_manager.channel.server import FlowListener
 from flow_manager.errors import NotConnected
 from flow_manager.settings.models import ChannelSettings
@@ -140,13 +141,13 @@ class FlowChannel:
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
-    def _accepted(self, accepted: socket.socket, peer: Peer) -> None:
+    def _accepted(self, accepted: socket.socket, peer: LocalPeer) -> None:
         _log.debug("flow %s: connection of pid %d, uid %d", self.flow_id, peer.pid, peer.uid)
         task = self._loop.create_task(self._adopt(accepted, peer))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
 
-    async def _adopt(self, accepted: socket.socket, peer: Peer) -> None:
+    async def _adopt(self, accepted: socket.socket, peer: LocalPeer) -> None:
         try:
             await self._loop.connect_accepted_socket(
                 lambda: Connection(self, self._settings, self._deadlines, self._clock.monotonic, self._loop, peer),

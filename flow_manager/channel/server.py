@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flow_manager.channel import folders
-from flow_manager.channel.connection import Peer
+from flow_manager.channel.peer import LocalPeer
 from flow_manager.channel.throttle import TokenBucket
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class FlowListener:
     def __init__(
         self,
         path: Path,
-        on_connection: Callable[[socket.socket, Peer], None],
+        on_connection: Callable[[socket.socket, LocalPeer], None],
         monotonic: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -102,7 +102,7 @@ class FlowListener:
             return
         try:
             accepted.setblocking(False)
-            peer = Peer(*_UCRED.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+            peer = LocalPeer(*_UCRED.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
         except OSError as exc:
             _log.warning("a connection on %s was refused, its peer is not known: %s", self._path, exc.strerror)
             accepted.close()
