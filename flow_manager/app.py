@@ -69,6 +69,7 @@ class Service:
         self.instance = ""
         self.port = 0
         self.proxy_port = 0
+        self.channel_url = ""
         self.default_runtime = ""
         self.summary: list[str] = []
         self.farewell: list[str] = []
@@ -132,9 +133,12 @@ class Service:
         await self._open_runtimes()
 
         conversation = Conversation()
-        channel = SocketCommunicationHandler(settings.sockets_dir.absolute(), settings.channel, conversation, clock)
+        channel = SocketCommunicationHandler(
+            settings.sockets_dir.absolute(), settings.channel, conversation, clock, secrets_dir=folder.path / "channel"
+        )
         await channel.open()
         self._undo.append(channel.close)
+        self.channel_url = channel.remote_url
 
         core = Core(
             settings=settings,
@@ -162,6 +166,8 @@ class Service:
         self._undo.append(end_watching)
         manager = ContainerManager(core)
         await manager.open()
+        # Not before: a flow that is not known yet would be turned away.
+        channel.welcome_remote()
         self._undo.append(lambda: manager.close(settings.shutdown_timeout * DRAIN_SHARE))
         core.uses = Uses(registry.watcher)
         core.outbox = outbox = Outbox(core, store.outbox, registry.watcher)
@@ -294,6 +300,8 @@ class Service:
         if self.proxy_port:
             domains = ", ".join(f"http://<name>.{domain}:{self.proxy_port}" for domain in self.settings.proxy.domains)
             self.summary.append(f"flows are served, and woken, at {domains}")
+        if self.channel_url:
+            self.summary.append(f"flows on other machines reach their channel at {self.channel_url}")
         if self._runtimes[self.default_runtime].kind == "process":
             self.summary.append("the process runtime isolates nothing: its flows can do whatever this user can")
 

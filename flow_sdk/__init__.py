@@ -1,4 +1,4 @@
-"""What runs inside a flow: talk to the flow manager over the flow's own socket.
+"""What runs inside a flow: talk to the flow manager over the flow's own socket, or over TLS from another machine.
 
 One file, the standard library alone, Python 3.8 and newer: installed as `flow_sdk`, or copied beside the program as
 `flow_sdk.py`.
@@ -20,6 +20,7 @@ kept by a thread of its own: it comes back by itself when the manager restarts, 
 
 from __future__ import annotations
 
+import base64
 import collections
 import json
 import os
@@ -31,6 +32,7 @@ import sys
 import threading
 import time
 import traceback
+import urllib.parse
 import uuid
 from typing import Any, Callable, Deque, Dict, Optional, Tuple
 
@@ -42,7 +44,15 @@ MAX_LINE = 1024 * 1024
 # Seconds between two tries to connect: the first, and the longest. Jitter keeps 500 flows from coming back at once.
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 2.0
+# And the longest after a refusal (a wrong token, a certificate that is not trusted), which seldom passes by itself.
+REFUSED_DELAY = 10.0
 CONNECT_TIMEOUT = 5.0
+# Seconds that the manager on another machine gets to read what was sent last.
+GOODBYE_TIMEOUT = 1.0
+# Bytes of one TLS record.
+RECORD = 16 * 1024
+# A manager whose machine went away without a word is noticed after half a minute (tcp(7); not every system has all).
+KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30000))
 # Seconds that `close` waits for what is still to be sent.
 FLUSH_TIMEOUT = 2.0
 # Messages that may wait for the handler; beyond it the socket is not read, and the manager waits.
@@ -60,17 +70,36 @@ class FrameTooLarge(ValueError):
 class Flow:
     """The flow's end of its channel.
 
-    `flow_id` and `socket_path` are found in FLOW_ID and FLOW_SOCKET. `buffer`: bytes that may wait to be sent or to be
-    acknowledged; beyond it `send` and `event` raise BufferFull.
+    `flow_id` and `socket_path` are found in FLOW_ID and FLOW_SOCKET; on another machine than the manager's, `url`, `token`
+    and `ca` in FLOW_URL (`tls://host:port`), FLOW_TOKEN and FLOW_CA (PEM, or its base64 in one line; none: an authority that
+    this system knows). `buffer`: bytes that may wait to be sent or to be acknowledged; beyond it `send` and `event` raise
+    BufferFull.
     """
 
     def __init__(
-        self, flow_id: Optional[str] = None, socket_path: Optional[str] = None, buffer: int = 4 * 1024 * 1024
+        self,
+        flow_id: Optional[str] = None,
+        socket_path: Optional[str] = None,
+        buffer: int = 4 * 1024 * 1024,
+        url: Optional[str] = None,
+        token: Optional[str] = None,
+        ca: Optional[str] = None,
     ) -> None:
         self.flow_id = flow_id or os.environ.get("FLOW_ID", "")
-        self.socket_path = socket_path or os.environ.get("FLOW_SOCKET", "")
-        if not self.socket_path:
-            raise RuntimeError("FLOW_SOCKET is not set: this program is meant to be run by a flow manager")
+        self.socket_path = socket_path or ("" if url else os.environ.get("FLOW_SOCKET", ""))
+        self.url = "" if self.socket_path else url or os.environ.get("FLOW_URL", "")
+        if not self.socket_path and not self.url:
+            raise RuntimeError(
+                "FLOW_SOCKET is not set, nor FLOW_URL: this program is meant to be run by a flow manager"
+            )
+        self._token = token or os.environ.get("FLOW_TOKEN", "")
+        self._address: Tuple[str, int] = ("", 0)
+        self._tls: Any = None
+        if self.url:
+            self._address = _address(self.url)
+            if not self.flow_id or not self._token:
+                raise RuntimeError("FLOW_URL is set, and FLOW_ID or FLOW_TOKEN is not: this flow has nothing to show")
+            self._tls = _tls_context(ca or os.environ.get("FLOW_CA", ""))
         self._limit = buffer
         self._on_message: Optional[Callable[[Any], Any]] = None
         self._on_stopping: Optional[Callable[[float], Any]] = None
@@ -85,7 +114,12 @@ class Flow:
         self._busy_until = 0.0
         self._busy_reason: Optional[str] = None
         self._connection = 0
+        # Lines go out; and: the manager is known to take them.
+        self._talking = False
         self._connected = threading.Event()
+        # The last try was refused; and it was told on standard error.
+        self._refused = False
+        self._refusal_told = False
         # Messages for `run`: (connection, frame).
         self._incoming: Deque[Tuple[int, Dict[str, Any]]] = collections.deque()
         self._has_incoming = threading.Condition(self._lock)
@@ -251,7 +285,7 @@ class Flow:
     def _put_state(self, frame: Dict[str, Any]) -> None:
         # Away from the manager nothing is queued: at the next connection the state as it then is, is told.
         with self._lock:
-            if self._connected.is_set():
+            if self._talking:
                 line = _encode(frame)
                 self._outgoing.append((line, None, self._connection))
                 self._waiting_bytes += len(line)
@@ -269,21 +303,25 @@ class Flow:
         delay = FIRST_DELAY
         while not self._ending:
             began = time.monotonic()
+            self._refused = False
             try:
                 self._one_connection()
-            except OSError:
-                pass  # the manager is away, or went away: that is what the next try is for
+            except OSError as exc:
+                # Else the manager is away, or went away: that is what the next try is for.
+                if type(exc).__name__ == "SSLCertVerificationError":
+                    self._tell_refusal("its certificate is not trusted: %s" % getattr(exc, "verify_message", exc))
             except Exception:
                 traceback.print_exc()
             finally:
                 with self._lock:
+                    self._talking = False
                     self._connected.clear()
             if self._ending:
                 break
             if time.monotonic() - began > LONGEST_DELAY:
                 delay = FIRST_DELAY
             self._sleep(delay * random.uniform(0.8, 1.2))
-            delay = min(delay * 2, LONGEST_DELAY)
+            delay = min(delay * 2, REFUSED_DELAY if self._refused else LONGEST_DELAY)
         with self._has_incoming:
             self._has_incoming.notify_all()
 
@@ -311,17 +349,58 @@ class Flow:
                 self._has_incoming.notify_all()
 
     def _one_connection(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(CONNECT_TIMEOUT)
-            connection.connect(self.socket_path)
+        with self._connect() as connection:
             connection.setblocking(False)
             with selectors.DefaultSelector() as selector:
                 selector.register(self._wake_out, selectors.EVENT_READ)
                 self._talk(connection, selector, self._begin())
+            if self.url:
+                self._say_goodbye(connection)
+
+    def _connect(self) -> socket.socket:
+        if not self.url:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(CONNECT_TIMEOUT)
+                connection.connect(self.socket_path)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        connection = socket.create_connection(self._address, CONNECT_TIMEOUT)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in KEEPALIVE:
+                if hasattr(socket, name):
+                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            # The certificate is judged here: the token is not shown to anybody else.
+            wrapped: socket.socket = self._tls.wrap_socket(connection, server_hostname=self._address[0])
+            return wrapped
+        except BaseException:
+            connection.close()
+            raise
+
+    def _say_goodbye(self, connection: socket.socket) -> None:
+        # Closed with something unread, the socket would send a reset, which may overtake what was sent last.
+        connection.settimeout(GOODBYE_TIMEOUT)
+        try:
+            connection.shutdown(socket.SHUT_WR)
+            until = time.monotonic() + GOODBYE_TIMEOUT
+            while connection.recv(65536) and time.monotonic() < until:
+                pass
+        except OSError:
+            pass
 
     def _begin(self) -> bytearray:
         """Hello, the state, and what the last connection left unacknowledged."""
-        lines = [_encode({"type": "hello", "contract": CONTRACT, "acks": True})]
+        hello: Dict[str, Any] = {"type": "hello", "contract": CONTRACT, "acks": True}
+        if self.url:
+            hello.update(flow_id=self.flow_id, token=self._token)
+        lines = [_encode(hello)]
+        if self.url:
+            # Its answer says that the token was right.
+            lines.append(_encode({"type": "ping"}))
         with self._lock:
             self._connection += 1
             if self._is_ready:
@@ -330,7 +409,9 @@ class Flow:
             if remaining > 0:
                 lines.append(_encode(_busy(remaining, self._busy_reason)))
             lines.extend(self._unacknowledged.values())
-            self._connected.set()
+            self._talking = True
+            if not self.url:
+                self._connected.set()
         return bytearray(b"".join(lines))
 
     def _talk(self, connection: socket.socket, selector: selectors.BaseSelector, pending: bytearray) -> None:
@@ -358,12 +439,37 @@ class Flow:
                     self._drain_wakes()
                     continue
                 if events & selectors.EVENT_WRITE:
-                    del pending[: connection.send(pending)]
-                if events & selectors.EVENT_READ:
-                    piece = connection.recv(65536)
-                    if not piece:
-                        return
-                    self._received(piece, received, pending)
+                    del pending[: self._send(connection, pending)]
+                if events & selectors.EVENT_READ and not self._read(connection, received, pending):
+                    return
+
+    def _send(self, connection: socket.socket, pending: bytearray) -> int:
+        try:
+            return connection.send(pending if not self.url else bytes(pending[:RECORD]))
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as exc:
+            if _would_block(exc):
+                return 0
+            raise
+
+    def _read(self, connection: socket.socket, received: bytearray, pending: bytearray) -> bool:
+        """Take what is there; False at the end."""
+        while True:
+            try:
+                piece = connection.recv(65536)
+            except (BlockingIOError, InterruptedError):
+                return True
+            except OSError as exc:
+                if _would_block(exc):
+                    return True
+                raise
+            if not piece:
+                return False
+            self._received(piece, received, pending)
+            # What TLS has unpacked already, no selector tells of.
+            if not self.url or not connection.pending():  # type: ignore[attr-defined]
+                return True
 
     def _collect(self, pending: bytearray) -> None:
         """Move what is to be sent to the connection, as far as it keeps up."""
@@ -395,6 +501,9 @@ class Flow:
 
     def _frame(self, frame: Dict[str, Any], pending: bytearray) -> None:
         kind = frame.get("type")
+        if kind != "error" and not self._connected.is_set():
+            self._refusal_told = False
+            self._connected.set()
         if kind == "message":
             # Acknowledged when it is here, not when it is handled: a handler may take its time.
             pending += _encode({"type": "ack", "to": frame.get("id")})
@@ -410,13 +519,49 @@ class Flow:
             pending += _encode({"type": "pong"})
         elif kind == "stopping":
             self._tell_stopping(frame.get("in") or 0)
+        elif kind == "error" and frame.get("code") == "unauthorized":
+            self._tell_refusal(frame.get("reason", "unauthorized"))
         elif kind == "error" and frame.get("code") not in ("unknown_message", "taken_over"):
             sys.stderr.write("flow-sdk: the manager says %s: %s\n" % (frame.get("code"), frame.get("reason", "")))
+
+    def _tell_refusal(self, reason: str) -> None:
+        # Tried again, since a manager that has just started may not know its flows yet; told once.
+        self._refused = True
+        if not self._refusal_told:
+            self._refusal_told = True
+            sys.stderr.write("flow-sdk: no connection to %s: %s\n" % (self.url, reason))
 
     def _tell_stopping(self, seconds: float) -> None:
         if self._on_stopping is not None and not self._stopping_told:
             self._stopping_told = True
             threading.Thread(target=self._on_stopping, args=(seconds,), name="flow-sdk-stopping", daemon=True).start()
+
+
+def _address(url: str) -> Tuple[str, int]:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port or parts.scheme != "tls":
+        raise RuntimeError("FLOW_URL is not tls://host:port: %r" % url)
+    return host, port
+
+
+def _tls_context(ca: str) -> Any:
+    import ssl  # some small Pythons lack it, and most flows don't need it
+
+    try:
+        trusted: Any = ca if "-----BEGIN" in ca else base64.b64decode(ca, validate=True)
+        context = ssl.create_default_context(cadata=trusted or None)
+    except (ValueError, OSError):
+        raise RuntimeError("FLOW_CA is neither PEM nor the base64 of a certificate") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _would_block(exc: OSError) -> bool:
+    return type(exc).__name__ in ("SSLWantReadError", "SSLWantWriteError")
 
 
 def _busy(seconds: float, reason: Optional[str]) -> Dict[str, Any]:

@@ -15,7 +15,7 @@ from flow_manager.channel.connection import Connection
 from flow_manager.channel.deadlines import Deadlines
 from flow_manager.channel.frames import Frame
 from flow_manager.channel.listener import ChannelListener, tell
-from flow_manager.channel.peer import LocalPeer
+from flow_manager.channel.peer import LocalPeer, Peer
 from flow_manager.channel.server import FlowListener
 from flow_manager.errors import NotConnected
 from flow_manager.settings.models import ChannelSettings
@@ -33,7 +33,6 @@ class FlowChannel:
     def __init__(
         self,
         flow_id: str,
-        path: Path,
         settings: ChannelSettings,
         listener: ChannelListener,
         clock: Clock,
@@ -43,7 +42,8 @@ class FlowChannel:
     ) -> None:
         self.flow_id = flow_id
         self.connection: Connection | None = None
-        self.server = FlowListener(path, self._accepted, clock.monotonic, loop)
+        # None: the flow comes in by the door for other machines.
+        self.server: FlowListener | None = None
         self.issued = issued
         self._settings = settings
         self._listener = listener
@@ -80,10 +80,26 @@ class FlowChannel:
         waiter.add_done_callback(self._waiters.discard)
         return waiter
 
+    def listen(self, path: Path, folder: int) -> None:
+        """Listen on a socket at `path`, where the place is clear. `folder`: a descriptor of the flow's folder.
+
+        :raises SystemFailure: it can't listen there. DiskFull where that is why.
+        """
+        if self.server is None:
+            self.server = FlowListener(path, self._accepted, self._clock.monotonic, self._loop)
+        # The socket was removed under a listener: that one can't be reached any more.
+        self.server.close()
+        self.server.open(folder)
+
+    def connection_from(self, peer: Peer) -> Connection:
+        """The protocol for a connection of this flow's."""
+        return Connection(self, self._settings, self._deadlines, self._clock.monotonic, self._loop, peer)
+
     async def end(self) -> None:
         """Close the listener and all connections; what waits fails with NotConnected."""
         self._ended = True
-        self.server.close()
+        if self.server is not None:
+            self.server.close()
         for task in self._accepting:
             task.cancel()
         if self._bad_timer is not None:
@@ -142,17 +158,14 @@ class FlowChannel:
     # --- the rest -----------------------------------------------------------------------------------------------------
 
     def _accepted(self, accepted: socket.socket, peer: LocalPeer) -> None:
-        _log.debug("flow %s: connection of pid %d, uid %d", self.flow_id, peer.pid, peer.uid)
+        _log.debug("flow %s: connection of %s", self.flow_id, peer)
         task = self._loop.create_task(self._adopt(accepted, peer))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
 
     async def _adopt(self, accepted: socket.socket, peer: LocalPeer) -> None:
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: Connection(self, self._settings, self._deadlines, self._clock.monotonic, self._loop, peer),
-                accepted,
-            )
+            await self._loop.connect_accepted_socket(lambda: self.connection_from(peer), accepted)
         except OSError as exc:
             _log.warning("flow %s: a connection could not be taken: %s", self.flow_id, exc.strerror)
             accepted.close()

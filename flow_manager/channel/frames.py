@@ -19,6 +19,7 @@ UNKNOWN_MESSAGE = "unknown_message"
 FRAME_TOO_LARGE = "frame_too_large"
 TAKEN_OVER = "taken_over"
 INTERNAL = "internal"
+UNAUTHORIZED = "unauthorized"
 
 # An id or a name longer than this is no name; it would be carried through logs and activity.
 MAX_NAME = 256

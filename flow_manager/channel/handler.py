@@ -14,6 +14,7 @@ from flow_manager.channel import folders, frames
 from flow_manager.channel.deadlines import Deadlines
 from flow_manager.channel.flow import FlowChannel
 from flow_manager.channel.listener import ChannelListener
+from flow_manager.channel.remote import RemoteChannel
 from flow_manager.errors import FrameTooLarge, InvalidRequest, NotConnected, ReplyTimeout, SystemFailure
 from flow_manager.settings.models import ChannelSettings
 from flow_manager.util.clock import Clock
@@ -38,8 +39,18 @@ class Delivery(NamedTuple):
 class SocketCommunicationHandler:
     """Owns `sockets_dir` between `open` and `close`. To be used in one event loop, that of `open`."""
 
-    def __init__(self, sockets_dir: Path, settings: ChannelSettings, listener: ChannelListener, clock: Clock) -> None:
+    def __init__(
+        self,
+        sockets_dir: Path,
+        settings: ChannelSettings,
+        listener: ChannelListener,
+        clock: Clock,
+        *,
+        secrets_dir: Path | None = None,
+    ) -> None:
+        """`secrets_dir`: where the TLS port keeps its key and certificate; default: a folder beside `sockets_dir`'s flows."""
         self._sockets_dir = sockets_dir.absolute()
+        self._remote = RemoteChannel(settings, secrets_dir or self._sockets_dir / ".tls", clock)
         self._settings = settings
         self._listener = listener
         self._clock = clock
@@ -53,14 +64,24 @@ class SocketCommunicationHandler:
     async def open(self) -> None:
         """Make the sockets folder where it is missing, and close it to other users. What is in it stays untouched.
 
-        :raises SettingsRefused: the folder can't be used; the text says why, and what to do.
+        :raises SettingsRefused: the folder, or the TLS port, can't be used; the text says why, and what to do.
         """
         self._descriptor = folders.open_sockets_dir(self._sockets_dir)
+        try:
+            self._remote.open()
+        except BaseException:
+            await self.close()
+            raise
         self._deadlines = Deadlines(asyncio.get_running_loop())
         self._id_prefix = f"m-{secrets.token_hex(5)}-"
 
+    def welcome_remote(self) -> None:
+        """Let flows on other machines in. Not before those that run are expected: others are turned away."""
+        self._remote.welcome(self._expected)
+
     async def close(self) -> None:
         """End all channels. Sockets are removed, the flows' folders stay: they are mounted into what goes on running."""
+        await self._remote.close()
         while self._channels:
             await asyncio.gather(*(self.cleanup_socket(flow_id) for flow_id in list(self._channels)))
         if self._deadlines is not None:
@@ -99,19 +120,33 @@ class SocketCommunicationHandler:
         sockets_dir, deadlines = self._opened()
         with folders.flow_folder(sockets_dir, flow_id) as folder:
             channel = self._channels.get(flow_id)
-            if channel is not None and channel.server.is_open(folder):
+            if channel is not None and channel.server is not None and channel.server.is_open(folder):
                 return path
             await folders.clear(path.name, folder)
             if channel is None:
-                channel = FlowChannel(
-                    flow_id, path, self._settings, self._listener, self._clock, deadlines, self._is_issued,
-                    asyncio.get_running_loop(),
-                )  # fmt: skip
-            # The socket was removed under a listener: that one can't be reached any more.
-            channel.server.close()
-            channel.server.open(folder)
+                channel = self._new_channel(flow_id, deadlines)
+            channel.listen(path, folder)
             self._channels[flow_id] = channel
         return path
+
+    def expect_remote(self, flow_id: str) -> None:
+        """Let this flow in by the TLS port, until `cleanup_socket`. Does nothing where it is expected already."""
+        _, deadlines = self._opened()
+        self.socket_path(flow_id)  # an id, or ValueError
+        if flow_id not in self._channels:
+            self._channels[flow_id] = self._new_channel(flow_id, deadlines)
+
+    def remote_variables(self, flow_id: str) -> dict[str, str]:
+        """What a flow on another machine needs in its environment: FLOW_URL, FLOW_TOKEN and, but for a public authority, FLOW_CA.
+
+        Empty where settings have no TLS port: it then has no channel.
+        """
+        return self._remote.variables(flow_id)
+
+    @property
+    def remote_url(self) -> str:
+        """Where flows on other machines connect; empty where settings have no TLS port."""
+        return self._remote.url
 
     async def cleanup_socket(self, flow_id: str, *, remove_folder: bool = False) -> None:
         """End this flow's channel: no listener, no connection, no socket file. Does nothing where there is none.
@@ -237,6 +272,17 @@ class SocketCommunicationHandler:
         if self._descriptor is None or self._deadlines is None:
             raise SystemFailure("the channel is not open")
         return self._descriptor, self._deadlines
+
+    def _new_channel(self, flow_id: str, deadlines: Deadlines) -> FlowChannel:
+        return FlowChannel(
+            flow_id, self._settings, self._listener, self._clock, deadlines, self._is_issued,
+            asyncio.get_running_loop(),
+        )  # fmt: skip
+
+    def _expected(self, flow_id: str) -> FlowChannel | None:
+        """One with a socket of its own comes in by that alone."""
+        channel = self._channels.get(flow_id)
+        return channel if channel is not None and channel.server is None else None
 
     def _is_issued(self, message_id: str) -> bool:
         if message_id.startswith(KEPT_PREFIX):

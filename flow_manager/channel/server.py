@@ -1,13 +1,8 @@
-"""The listening end of one flow's channel.
-
-Accepts by itself rather than through `create_unix_server`: that one accepts as fast as a flow can connect (1,000 connections
-cost every other flow its time) and, out of descriptors, logs thousands of tracebacks a second.
-"""
+"""The listening end of one flow's channel on this machine."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import socket
@@ -16,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flow_manager.channel import folders
+from flow_manager.channel.acceptor import Acceptor
 from flow_manager.channel.peer import LocalPeer
 from flow_manager.channel.throttle import TokenBucket
 
@@ -27,15 +23,13 @@ BACKLOG = 16
 # the kernel's backlog.
 CONNECTS_A_SECOND = 5.0
 CONNECTS_AT_ONCE = 20.0
-# Out of descriptors or memory: nothing gets better by trying again at once.
-ACCEPT_PAUSE = 1.0
 _UCRED = struct.Struct("3i")
 
 
 class FlowListener:
     """Listens on `<sockets_dir>/<id>/<id>.sock` and hands over what connects, with its peer's credentials."""
 
-    __slots__ = ("_bucket", "_folder", "_identity", "_loop", "_name", "_on_connection", "_path", "_pause", "_socket")
+    __slots__ = ("_acceptor", "_bucket", "_identity", "_loop", "_name", "_on_connection", "_path")
 
     def __init__(
         self,
@@ -48,10 +42,10 @@ class FlowListener:
         self._name = path.name
         self._on_connection = on_connection
         self._loop = loop
+        # Kept for the flow, not for the socket: one that removes its socket would get a new allowance each time.
         self._bucket = TokenBucket(CONNECTS_A_SECOND, monotonic, burst=CONNECTS_AT_ONCE)
-        self._socket: socket.socket | None = None
+        self._acceptor: Acceptor | None = None
         self._identity = (0, 0)
-        self._pause: asyncio.TimerHandle | None = None
 
     def open(self, folder: int) -> None:
         """Listen where the place is clear, and open the socket to all users. `folder`: a descriptor of the flow's folder.
@@ -67,54 +61,24 @@ class FlowListener:
             except BaseException:
                 listening.close()
                 raise
-        self._socket = listening
-        self._loop.add_reader(listening.fileno(), self._accept)
+        self._acceptor = Acceptor(listening, str(self._path), self._accepted, self._bucket, self._loop)
+        self._acceptor.start()
 
     def is_open(self, folder: int) -> bool:
         """Whether it listens, and the socket in the folder is still its own: a flow that is root may have removed it."""
-        return self._socket is not None and folders.still_there(self._name, folder, self._identity)
+        return self._acceptor is not None and folders.still_there(self._name, folder, self._identity)
 
     def close(self) -> None:
         """Stop listening. The file stays: `folders.clear` removes it."""
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
 
-    def _accept(self) -> None:
-        # One a wake: others in the loop get their turn between two connections.
-        if self._socket is None:
-            return
-        if not self._bucket.take():
-            self._rest(self._bucket.seconds_until(0))
-            return
+    def _accepted(self, accepted: socket.socket, _address: str) -> None:
         try:
-            accepted, _ = self._socket.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError as exc:
-            _log.warning("a connection on %s could not be accepted: %s", self._path, exc.strerror)
-            if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                self._rest(ACCEPT_PAUSE)
-            return
-        try:
-            accepted.setblocking(False)
             peer = LocalPeer(*_UCRED.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
         except OSError as exc:
             _log.warning("a connection on %s was refused, its peer is not known: %s", self._path, exc.strerror)
             accepted.close()
             return
         self._on_connection(accepted, peer)
-
-    def _rest(self, seconds: float) -> None:
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket.fileno())
-            self._pause = self._loop.call_later(seconds, self._go_on)
-
-    def _go_on(self) -> None:
-        self._pause = None
-        if self._socket is not None:
-            self._loop.add_reader(self._socket.fileno(), self._accept)

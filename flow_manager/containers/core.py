@@ -13,6 +13,7 @@ from flow_manager.activity.redact import Masker
 from flow_manager.channel.handler import SocketCommunicationHandler
 from flow_manager.containers.adoptions import Adoptions
 from flow_manager.containers.availability import Availability
+from flow_manager.containers.channels import remote_variables, socket_path
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.locks import FlowLocks
@@ -97,8 +98,7 @@ class Core:
     # --- views --------------------------------------------------------------------------------------------------------
 
     def info(self, entry: FlowEntry) -> ContainerInfo:
-        path = None if entry.record.adopted else str(self.channel.socket_path(entry.id))
-        return info_of(entry, path)
+        return info_of(entry, socket_path(self.channel, entry))
 
     def status(self, entry: FlowEntry) -> ContainerStatus:
         return status_of(
@@ -198,13 +198,14 @@ class Core:
             self.outbox.forget(entry.id)
         self._told.pop(entry.id, None)
         # Masked a while longer: the lines that tell of the end may still hold its secrets.
-        asyncio.get_running_loop().call_later(
-            SECRETS_LINGER, self.masker.remove_environment, dict(entry.config.environment)
-        )
+        loop = asyncio.get_running_loop()
+        for secrets in (dict(entry.config.environment), remote_variables(self.channel, entry)):
+            loop.call_later(SECRETS_LINGER, self.masker.remove_environment, secrets)
 
     def keep_secrets(self, entry: FlowEntry, config: ContainerConfig) -> None:
         """Mask what looks secret in this flow's environment, from now on and wherever its values turn up."""
         self.masker.add_environment(config.environment)
+        self.masker.add_environment(remote_variables(self.channel, entry))
         entry.masked_environment = self.masker.mask_environment(config.environment)
 
     # --- operations ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from flow_manager.containers.channels import channel_folder, remote_variables
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.repeats import KEEP, request_key
@@ -113,13 +114,15 @@ async def _steps(core: Core, entry: FlowEntry, principal: Principal, *, start: b
         name=entry.record.name,
         tenant=entry.record.tenant,
         runtime=entry.runtime,
-        channel_folder=core.channel.folder(entry.id),
+        channel_folder=channel_folder(core.channel, entry),
+        channel_variables=remote_variables(core.channel, entry),
         code_folder=core.code.folder(entry.id) if source else None,
     )
     await core.store.save(entry.record)
     if source is not None:
         await core.code.put(entry.id, source)
-    await core.channel.prepare_folder(entry.id)
+    if spec.channel_folder is not None:
+        await core.channel.prepare_folder(entry.id)
 
     def progress(text: str) -> None:
         core.activity.log_image_pulling(entry.ref, principal.name, text)

@@ -6,6 +6,7 @@ The FlowSpec is built from nothing: a field that isn't named here can't reach an
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from pathlib import Path
 
 from flow_manager.contract.models import ContainerConfig, parse_port_key, parse_volume_target
@@ -37,7 +38,8 @@ class Policy:
         name: str,
         tenant: str,
         runtime: Runtime,
-        channel_folder: Path,
+        channel_folder: Path | None,
+        channel_variables: Mapping[str, str] | None = None,
         code_folder: Path | None,
     ) -> FlowSpec:
         """Build what the runtime gets.
@@ -75,6 +77,7 @@ class Policy:
             stop_signal=idle.stop_signal if idle else None,
             stop_timeout=idle.stop_timeout if idle else 10.0,
             channel_folder=channel_folder,
+            channel_variables=dict(channel_variables or {}),
             code_folder=code_folder,
         )
 

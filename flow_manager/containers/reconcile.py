@@ -10,6 +10,7 @@ import asyncio
 from contextlib import aclosing
 
 from flow_manager.containers.adopt import adopt, follow, forget_gone, recognise
+from flow_manager.containers.channels import open_channel
 from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
 from flow_manager.containers.entry import FlowEntry
@@ -254,8 +255,7 @@ class Reconciler:
         elif now.state == "running" and before.state == "paused":
             core.activity.log_container_unpaused(entry.ref, ACTOR)
         elif now.state == "running":
-            if not entry.record.adopted:
-                await core.channel.setup_socket(entry.id)
+            await open_channel(core, entry)
             core.activity.log_container_started(entry.ref, ACTOR)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from flow_manager.containers.adopt import RELEASED, adopt, follow, recognise
+from flow_manager.containers.channels import open_channel
 from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
 from flow_manager.containers.delete import leave_nothing
@@ -103,9 +104,9 @@ async def _find_again(core: Core, entry: FlowEntry, found: Observation | None) -
     except FlowManagerError as error:
         core.log.log_debug("a flow could not be inspected", container=entry.id, reason=error.message)
     await _tell_what_was_missed(core, entry)
-    if entry.running and not entry.record.adopted:
-        # The flow went on without us: it finds its socket made anew and connects again.
-        await core.channel.setup_socket(entry.id)
+    if entry.running:
+        # The flow went on without us: it finds its socket made anew, or its port, and connects again.
+        await open_channel(core, entry)
 
 
 # The newest of these tells what people believe of a flow.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from flow_manager.containers.channels import open_channel
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.models import ContainerStatus
@@ -40,8 +41,7 @@ async def start(core: Core, principal: Principal, request: StartContainer) -> Co
 
 async def start_now(core: Core, entry: FlowEntry) -> Observation:
     """Listen, start, and remember that it is wanted. The caller holds the lock."""
-    if not entry.record.adopted:  # what others made has no channel
-        await core.channel.setup_socket(entry.id)
+    await open_channel(core, entry)
     entry.problem = None
     entry.stopped_outside = False  # whoever stopped it before: now it is started
     try:

@@ -13,6 +13,8 @@ from flow_manager.contract.units import parse_bytes, parse_seconds
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 HOST_PATTERN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
+# How a flow finds its channel (wire contract, section 7).
+_OF_THE_MANAGER = frozenset({"FLOW_ID", "FLOW_SOCKET", "FLOW_URL", "FLOW_TOKEN", "FLOW_CA"})
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 _REAL_TIME_SIGNAL = re.compile(r"RT(MIN(\+[0-9]{1,2})?|MAX(-[0-9]{1,2})?)\Z")
 _PORT_KEY = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?\Z")
@@ -158,7 +160,7 @@ class ContainerConfig(WireModel):
         for key, value in environment.items():
             if not _ENVIRONMENT_NAME.match(key):
                 raise ValueError(f"{key[:64]!r} is not a variable's name")
-            if key in ("FLOW_ID", "FLOW_SOCKET"):
+            if key in _OF_THE_MANAGER:
                 raise ValueError(f"{key} is set by the manager")
             no_nul(value)
         return environment

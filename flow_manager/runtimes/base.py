@@ -86,7 +86,9 @@ class FlowSpec:
     """Everything a runtime needs to make one flow: judged and resolved already, so that a runtime only translates.
 
     `environment` holds the flow's own variables; a runtime adds FLOW_ID, FLOW_SOCKET (and FLOW_CODE with code) as its
-    flows see them. `channel_folder` is the host's folder that holds `<id>.sock`; `code_folder` the host's copy of the code.
+    flows see them. `channel_folder` is the host's folder that holds `<id>.sock`, None on a runtime without `local_socket`:
+    that one adds `channel_variables` instead (FLOW_URL, FLOW_TOKEN and FLOW_CA: one line each; none where the manager has
+    no TLS port). `code_folder` is the host's copy of the code.
     `container_name` is what the engine calls it. `memory` in bytes, `cpus` in cores.
     """
 
@@ -110,6 +112,7 @@ class FlowSpec:
     stop_signal: str | None = None
     stop_timeout: float = 10.0
     channel_folder: Path | None = None
+    channel_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     code_folder: Path | None = None
 
 

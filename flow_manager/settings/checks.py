@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.models import ChannelSettings, RuntimeSettings, Settings
 
 BUILT_IN_RUNTIMES = ("docker", "process", "memory")
 # Which settings of a runtime belong to which kind.
@@ -25,6 +25,7 @@ def contradictions(settings: Settings) -> list[str]:
         *_open_service(settings),
         *_tokens(settings),
         *_publish_address(settings),
+        *_channel_tls(settings.channel),
         *_default_runtime(settings),
         *(line for name, runtime in settings.runtimes.items() for line in _runtime(name, runtime)),
     ]
@@ -62,6 +63,21 @@ def _tokens(settings: Settings) -> list[str]:
     ]
     if any(count > 1 for count in hashes.values()):
         lines.append("auth.tokens: two entries have the same hash: who is meant could not be told")
+    return lines
+
+
+def _channel_tls(channel: ChannelSettings) -> list[str]:
+    lines = []
+    if channel.tls_listen is None:
+        given = [n for n in ("tls_address", "tls_cert", "tls_key", "tls_ca") if getattr(channel, n) is not None]
+        lines += [
+            f"channel.{name}: means nothing without channel.tls_listen: give that, or leave this out" for name in given
+        ]
+    elif (channel.tls_cert is None) != (channel.tls_key is None):
+        there, missing = ("tls_cert", "tls_key") if channel.tls_key is None else ("tls_key", "tls_cert")
+        lines.append(f"channel.{missing}: is needed with channel.{there}; with neither, a certificate is made")
+    elif channel.tls_ca is not None and channel.tls_cert is None:
+        lines.append("channel.tls_ca: is who signed channel.tls_cert: give that too, or leave this out")
     return lines
 
 

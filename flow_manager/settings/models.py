@@ -118,6 +118,25 @@ class ChannelSettings(SettingsModel):
         default=1000, gt=0, description="Frames a second taken from one flow; beyond it is read more slowly."
     )
     max_busy: Seconds = Field(default=3600, description="Longest time that a flow may say busy for at once.")
+    tls_listen: Annotated[str, Field(pattern=r"^.+:[0-9]{1,5}$")] | None = Field(
+        default=None,
+        description="Where flows on other machines connect, `0.0.0.0:8082` for instance; default: nowhere, and such flows "
+        "have no channel.",
+    )
+    tls_address: str | None = Field(
+        default=None,
+        description="`host:port` that those flows are told; default: `tls_listen`. Needed where that is no single address.",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="PEM file of the certificate for `tls_address`, and those between it and its authority; default: made at "
+        "each start, signed by an authority of this manager's own that the flows are told.",
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file of its key, without a password.")
+    tls_ca: Path | None = Field(
+        default=None,
+        description="PEM file of the authority that signed `tls_cert`, for the flows; default: one that their system knows.",
+    )
 
 
 class LogSettings(SettingsModel):

@@ -88,6 +88,7 @@ class MemoryFlow:
         told = {"FLOW_ID": self.spec.id}
         if self.channel is not None:
             told["FLOW_SOCKET"] = str(self.channel)
+        told.update(self.spec.channel_variables)
         if self.spec.code_folder is not None:
             told["FLOW_CODE"] = CODE_FOLDER_IN_CONTAINER
         return {**self.spec.environment, **told}

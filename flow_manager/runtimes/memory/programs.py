@@ -18,9 +18,12 @@ Each one that stays writes `ready` first. Anything else is a command that does n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import base64
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from flow_manager.util.backoff import exponential
 from flow_manager.util.strict_json import JsonRefused, dumps_bytes, loads
@@ -38,6 +41,7 @@ class Inside(Protocol):
 
     @property
     def channel(self) -> Path | None: ...
+    def environment(self) -> dict[str, str]: ...
     @property
     def port(self) -> int | None: ...
     async def thawed(self) -> None:
@@ -69,13 +73,14 @@ async def serve(inside: Inside) -> None:
 
 async def echo(inside: Inside) -> None:
     """Until cancelled."""
-    if inside.channel is None:
+    told = inside.environment()
+    if inside.channel is None and "FLOW_URL" not in told:
         return
     inside.write("ready")
     while True:
         for delay in exponential(FIRST_RETRY, maximum=LAST_RETRY):
             try:
-                reader, writer = await asyncio.open_unix_connection(str(inside.channel), limit=LINE_LIMIT)
+                reader, writer = await _connect(inside.channel, told)
                 break
             except OSError:
                 await asyncio.sleep(delay)
@@ -89,8 +94,21 @@ async def echo(inside: Inside) -> None:
         await asyncio.sleep(FIRST_RETRY)  # a newer connection took over, say: never a busy loop
 
 
+async def _connect(channel: Path | None, told: Mapping[str, str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if channel is not None:
+        return await asyncio.open_unix_connection(str(channel), limit=LINE_LIMIT)
+    url = urlsplit(told["FLOW_URL"])
+    authority = base64.b64decode(told["FLOW_CA"]) if "FLOW_CA" in told else None
+    context = ssl.create_default_context(cadata=authority)
+    return await asyncio.open_connection(url.hostname, url.port, ssl=context, limit=LINE_LIMIT)
+
+
 async def _talk(inside: Inside, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(dumps_bytes({"type": "hello", "contract": 1, "acks": True}) + b"\n")
+    told = inside.environment()
+    hello: dict[str, Any] = {"type": "hello", "contract": 1, "acks": True}
+    if inside.channel is None:
+        hello |= {"flow_id": told["FLOW_ID"], "token": told["FLOW_TOKEN"]}
+    writer.write(dumps_bytes(hello) + b"\n")
     while line := await reader.readline():
         await inside.thawed()
         try:

@@ -244,8 +244,8 @@ async def test_descriptors_that_run_out_cost_a_pause_and_no_storm(
     open_handler: Any, listener: Any, flow_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = await open_handler()
-    monkeypatch.setattr("flow_manager.channel.server.ACCEPT_PAUSE", 0.2)
-    server = handler._channels[flow_id].server
+    monkeypatch.setattr("flow_manager.channel.acceptor.ACCEPT_PAUSE", 0.2)
+    server = handler._channels[flow_id].server._acceptor
 
     class Exhausted:
         tries = 0

@@ -206,7 +206,7 @@ async def test_a_caller_that_gives_up_leaves_nothing_waiting(handler: Any, conne
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert handler._channels[flow_id].connection._pending == {}
+    assert handler._channels[flow_id].connection.pending == {}
     await flow.say(type="reply", to=frame["id"], body={})
     assert (await handler.send_message(flow_id, {})).delivered
 
