@@ -30,6 +30,7 @@ class Served:
 
     url: str
     process: psutil.Process
+    proxy_url: str = ""
 
     def cpu(self) -> float:
         times = self.process.cpu_times()
@@ -46,6 +47,7 @@ async def serving(kind: str, settings: dict[str, Any] | None = None) -> AsyncIte
     folder = Path(tempfile.mkdtemp(prefix="fm-bench-", dir="/tmp"))
     given = {
         "port": 0,
+        "proxy_port": 0,
         "state_dir": str(folder / "state"),
         "sockets_dir": str(folder / "s"),
         "log": {"level": "ERROR"},
@@ -67,7 +69,8 @@ async def serving(kind: str, settings: dict[str, Any] | None = None) -> AsyncIte
         line = await asyncio.wait_for(child.stdout.readline(), START_SECONDS)
         if not line.startswith(b"READY "):
             raise RuntimeError(f"the {kind} under test did not start (it said {line!r})")
-        yield Served(line.split()[1].decode(), psutil.Process(child.pid))
+        url, *more = line.decode().split()[1:]
+        yield Served(url, psutil.Process(child.pid), *more)
     finally:
         child.stdin.close()
         try:
@@ -96,7 +99,7 @@ async def _service(settings: dict[str, Any]) -> None:
     from flow_manager.settings.models import Settings
 
     async with Service(Settings.model_validate_json(json.dumps(settings))) as service:
-        print("READY", service.url, flush=True)
+        print("READY", service.url, service.proxy_url, flush=True)
         await _until_parent_leaves()
 
 
