@@ -83,7 +83,10 @@ async def _waking(settings: dict[str, Any], flow: dict[str, Any]) -> AsyncIterat
     """A sleeping flow behind the whole service; each call of what this gives wakes it once and puts it to sleep again."""
     async with serving("service", settings) as served, connected(served.url) as client:
         made = await client.call(
-            "create_container", name="web", **flow, idle={"stop_method": "kill", "idle_timeout": 600, "wake_timeout": 60}
+            "create_container",
+            name="web",
+            **flow,
+            idle={"stop_method": "kill", "idle_timeout": 600, "wake_timeout": 60},
         )
         try:
             yield lambda: _once(served, client, made["id"])

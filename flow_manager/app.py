@@ -45,8 +45,12 @@ from flow_manager.util.clock import Clock, SystemClock
 from flow_manager.util.gc_tuning import tune_gc
 from flow_manager.web.routes import build_app
 
-# Of the shutdown's time, this share is for operations under way; the rest is for clients, flows and files.
+# Of the shutdown's time, these shares are for what the flows are answering and for operations under way; the rest is for
+# clients, flows and files.
+RESPONSES_SHARE = 0.6
 DRAIN_SHARE = 0.3
+# Seconds of it that operations leave to what comes after them.
+LEFT_OVER = 1.0
 # A local process gets this long between TERM and KILL even when the shutdown is late, in seconds.
 MIN_GRACE = 0.5
 
@@ -168,7 +172,7 @@ class Service:
         await manager.open()
         # Not before: a flow that is not known yet would be turned away.
         channel.welcome_remote()
-        self._undo.append(lambda: manager.close(settings.shutdown_timeout * DRAIN_SHARE))
+        self._undo.append(lambda: manager.close(self._drain_time()))
         core.uses = Uses(registry.watcher)
         core.outbox = outbox = Outbox(core, store.outbox, registry.watcher)
         await outbox.open()
@@ -206,13 +210,13 @@ class Service:
         # The end goes from the last line to the first: nothing comes in any more, nothing wakes, what is under way ends,
         # clients are told, the door closes.
         self._undo.append(gateway.close)
-        self._undo.append(lambda: manager.close(settings.shutdown_timeout * DRAIN_SHARE))
+        self._undo.append(lambda: manager.close(self._drain_time()))
         self._undo.append(end_outbox)
         self._undo.append(end_watching)
         self._undo.append(tcp.close)
         await tcp.open()
         if settings.proxy.enabled:
-            self._undo.append(proxy.close)
+            self._undo.append(lambda: proxy.close(settings.shutdown_timeout * RESPONSES_SHARE))
             await proxy.open()
             self.proxy_port = proxy.port
         tune_gc()
@@ -253,6 +257,9 @@ class Service:
     def _time_left(self) -> float:
         """Seconds of the shutdown's time that are left; what each step may use follows from it, so that they never add up."""
         return max(0.0, self._deadline - self._clock.monotonic())
+
+    def _drain_time(self) -> float:
+        return min(self.settings.shutdown_timeout * DRAIN_SHARE, max(0.1, self._time_left() - LEFT_OVER))
 
     async def _listen(self, app: web.Application) -> None:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)

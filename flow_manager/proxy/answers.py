@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from flow_manager.contract.wake import WakeEvent
 from flow_manager.proxy.classify import Asked, wants_page
 from flow_manager.proxy.context import SlowContext, WakingFlow
 from flow_manager.proxy.held_request import HeldRequest
 from flow_manager.proxy.loading import View, safe_target
 from flow_manager.proxy.problems import Problem
 from flow_manager.proxy.status import as_json
+from flow_manager.proxy.told import failure_of, told_event
 
 
 def answer_json(request: HeldRequest, data: Any, flow: WakingFlow, *, status: int = 200) -> None:
@@ -48,7 +50,7 @@ def why_not_woken(flow: WakingFlow) -> Problem | None:
 
 def first_page(request: HeldRequest, asked: Asked, flow: WakingFlow, context: SlowContext) -> None:
     """The page of a wake that is about to begin, or under way. Loading its address again is then the request itself."""
-    steps = flow.history.entries()
+    steps = _steps(flow, context)
     under_way = flow.state == "starting"
     view = View(
         name=flow.name,
@@ -63,6 +65,10 @@ def first_page(request: HeldRequest, asked: Asked, flow: WakingFlow, context: Sl
     request.respond(200, context.page.headers(flow.state), context.page.render(view))
 
 
+def _steps(flow: WakingFlow, context: SlowContext) -> list[WakeEvent]:
+    return [told_event(event, flow, frank=context.frank) for event in flow.history.entries()]
+
+
 async def failure_page(
     request: HeldRequest, asked: Asked, flow: WakingFlow, context: SlowContext, problem: Problem
 ) -> None:
@@ -71,8 +77,8 @@ async def failure_page(
         name=flow.name,
         mode="failed",
         now=context.clock.now(),
-        steps=flow.history.entries(),
-        reason=flow.error or problem.detail,
+        steps=_steps(flow, context),
+        reason=failure_of(flow, frank=context.frank) or problem.detail,
         target=safe_target(asked.target),
         show_logs=context.shows_logs,
         log_lines=await context.log_lines(flow),
@@ -84,7 +90,7 @@ async def failure_page(
 async def waiting_page(request: HeldRequest, target: str, flow: WakingFlow, context: SlowContext) -> None:
     """How it stands, for a page that looks again without waking; `target` is where it goes once the flow is ready."""
     problem = why_not_woken(flow)
-    steps = flow.history.entries()
+    steps = _steps(flow, context)
     view = View(
         name=flow.name,
         mode="waking" if flow.state in ("starting", "stopping") else "asleep",
@@ -100,5 +106,5 @@ async def waiting_page(request: HeldRequest, target: str, flow: WakingFlow, cont
         view = replace(view, mode="refused", reason=problem.detail, headline=_headline(problem))
     elif flow.state == "error":
         lines = await context.log_lines(flow)
-        view = replace(view, mode="failed", reason=flow.error or "", log_lines=lines)
+        view = replace(view, mode="failed", reason=failure_of(flow, frank=context.frank) or "", log_lines=lines)
     request.respond(200, context.page.headers(flow.state), context.page.render(view))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flow_manager.proxy.classify import Asked, counts_as_use
+from flow_manager.proxy.classify import Asked, counts_as_use, may_be_favicon
 from flow_manager.proxy.headers import Trust, client_address, forwarded_lines, onward_fields
 from flow_manager.proxy.parser import RequestHead
 from flow_manager.proxy.watched import Use, WatchedFlow
@@ -41,7 +41,7 @@ class Asker:
     def lease(self, watcher: WatchedFlow, head: RequestHead) -> Use | None:
         """None for what doesn't count as use: probes, and icons that browsers fetch by themselves."""
         policy = watcher.policy
-        if (policy is not None and policy.probes) or b"icon" in head.target:
+        if (policy is not None and policy.probes) or may_be_favicon(head.target):
             asked = Asked(head.method.decode("ascii"), head.target.decode("latin-1"), head.pairs(), self.address(head))
             if not counts_as_use(asked, policy):
                 return None

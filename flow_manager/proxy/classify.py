@@ -25,8 +25,16 @@ from flow_manager.contract.models import IdlePolicy, Probe
 Kind = Literal["reserved", "favicon", "probe", "outside", "page", "hold"]
 
 RESERVED = "/.flow"
-# What browsers ask for on their own, for a tab or a home screen.
-_ICON = re.compile(r"/(?:.*/)?(?:favicon\.(?:ico|png|svg)|apple-touch-icon(?:-[a-z0-9-]+)?\.png)\Z")
+# What browsers ask for on their own: for a tab, a home screen or a tile, and Chrome's developer tools for a project.
+_ICON = re.compile(
+    r"/(?:.*/)?(?:favicon(?:-\d+x\d+)?\.(?:ico|png|svg)|apple-touch-icon(?:-[a-z0-9-]+)?\.png"
+    r"|android-chrome-\d+x\d+\.png|mstile-\d+x\d+\.png|browserconfig\.xml)\Z"
+    r"|/\.well-known/appspecific/com\.chrome\.devtools\.json\Z"
+)
+# Some word of each of these: to tell nearly all other requests apart at no cost.
+_ICON_WORDS = (b"icon", b"chrome", b"mstile", b"browserconfig")
+# Safari fetches icons by a helper of the system that does not call itself a browser.
+_BROWSERS = ("mozilla/", "cfnetwork/")
 # Rules are few; a thousand flows have perhaps ten of them each.
 REMEMBERED_RULES = 4096
 
@@ -100,7 +108,14 @@ def is_favicon(asked: Asked) -> bool:
     """An icon that a browser fetches by itself. A program that asks for the file wants the file."""
     if asked.method not in ("GET", "HEAD") or not _ICON.match(asked.path):
         return False
-    return bool(asked.value(b"sec-fetch-dest")) or "mozilla/" in asked.value(b"user-agent").lower()
+    agent = asked.value(b"user-agent").lower()
+    return bool(asked.value(b"sec-fetch-dest")) or any(name in agent for name in _BROWSERS)
+
+
+def may_be_favicon(target: bytes) -> bool:
+    """No: it is none. Yes: `is_favicon` knows. It is asked for every request that is forwarded."""
+    icon, chrome, tile, config = _ICON_WORDS
+    return icon in target or chrome in target or tile in target or config in target
 
 
 def wants_page(asked: Asked) -> bool:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from flow_manager.contract.models import DesiredState, IdlePolicy
 from flow_manager.contract.wake import WakeEvent
+from flow_manager.errors import FlowManagerError
 from flow_manager.observability.system_log import SystemLogger
 from flow_manager.proxy.loading import LoadingPage
 from flow_manager.proxy.watched import WatchedFlow
@@ -46,6 +47,11 @@ class WakingFlow(WatchedFlow, Protocol):
     def expected_start(self) -> float | None: ...
     @property
     def error(self) -> str | None: ...
+    @property
+    def failure(self) -> FlowManagerError | None:
+        """The last one, also while it is tried again."""
+        ...
+
     @property
     def history(self) -> WakeLog: ...
 
@@ -124,9 +130,14 @@ class SlowContext:
         return cls(settings, clock, log, find, held, LoadingPage.load(), open_mode, logs)
 
     @property
-    def shows_logs(self) -> bool:
+    def frank(self) -> bool:
+        """Whether who asks may read what operators read: a failure in the runtime's own words, and the flow's log."""
         chosen = self.settings.show_logs
-        return self.logs is not None and (self.open_mode if chosen is None else chosen)
+        return self.open_mode if chosen is None else chosen
+
+    @property
+    def shows_logs(self) -> bool:
+        return self.logs is not None and self.frank
 
     def is_gone(self, flow: WatchedFlow) -> bool:
         """Whether it was deleted since: then another flow may have its name, but never its watcher."""

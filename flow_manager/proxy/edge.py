@@ -96,7 +96,7 @@ class Edge:
         for connection in list(self.connections):
             connection.shut()
         until = self.loop.time() + seconds
-        while self.connections and self.loop.time() < until:  # noqa: ASYNC110 - a second, once, at the end
+        while self.connections and self.loop.time() < until:  # noqa: ASYNC110 - seconds, once, at the end
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.abort()

@@ -50,6 +50,7 @@ class Forward:
         "_holding",
         "_keep",
         "_lease",
+        "_response",
         "_retried",
         "_sent_at",
         "_task",
@@ -82,6 +83,7 @@ class Forward:
         self._cold_start = cold_start
         self._upstream: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._response: ResponseHead | None = None
         self._retried = False
         self._sent_at = 0.0
         self._keep = False
@@ -197,6 +199,7 @@ class Forward:
         self._keep = keep
         connection = _CLOSE if not keep else b"" if self.head.minor == 1 else _KEEP_ALIVE_10
         self.started = True
+        self._response = head
         raw = response_bytes(head, framing, connection, self._cold_start)
         if self._chunks:
             data = encode_chunk(data) + LAST_CHUNK if done else encode_chunk(data)
@@ -292,7 +295,10 @@ class Forward:
             self._upstream.transport.resume_reading()
 
     def shut(self) -> None:
-        """The proxy closes; a response under way may end."""
+        """The proxy closes; a response under way may end, if it ever does."""
+        if self._response is not None and self._response.is_endless:
+            self._drop_upstream()
+            self._fail(Problem(503, "shutting_down", "the service is stopping", retry_after=1))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

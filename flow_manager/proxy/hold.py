@@ -63,7 +63,7 @@ async def _show(request: HeldRequest, asked: Asked, watcher: WakingFlow, context
     except FlowManagerError as exc:
         # Held back after a failure; or things changed just now, and the page will read so in the status.
         if failed:
-            await failure_page(request, asked, watcher, context, of_error(exc, watcher))
+            await failure_page(request, asked, watcher, context, of_error(exc, watcher, frank=context.frank))
         return
     if failed:
         # Nothing was awaited since: the start is called after this.
@@ -97,7 +97,7 @@ async def _hold(request: HeldRequest, asked: Asked, watcher: WakingFlow, context
         refuse(request, asked, _deleted(watcher), context)
         return
     except FlowManagerError as exc:
-        problem = _deleted(watcher) if context.is_gone(watcher) else of_error(exc, watcher)
+        problem = _deleted(watcher) if context.is_gone(watcher) else of_error(exc, watcher, frank=context.frank)
         refuse(request, asked, problem, context)
         return
     refuse(request, asked, _never_came(watcher, refusal, context), context)

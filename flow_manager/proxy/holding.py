@@ -67,7 +67,7 @@ class Holding:
         except ClientGone:
             pass
         except FlowManagerError as error:
-            self._answer(of_error(error, watcher))
+            self._answer(of_error(error, watcher, frank=edge.context.frank))
         except Exception as error:
             error_id = secrets.token_hex(6)
             edge.log.log_error(error_id, error, flow=watcher.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 
 from flow_manager.proxy.upstream import UpstreamConnection
 from flow_manager.proxy.watched import WatchedFlow
@@ -12,9 +13,9 @@ MAX_IDLE_PER_FLOW = 128
 MAX_IDLE = 1024
 # Seconds kept: most servers keep theirs for longer; those that don't close them, which is seen at once.
 IDLE_SECONDS = 30.0
-# A request that can't be repeated gets a connection that was used this short ago (the pool's clock is coarse: plus one), or a
-# new one: a server that gives up idle connections doesn't do so within two seconds.
-FRESH_SECONDS = 1.0
+# A request that can't be repeated gets a connection that was used this short ago, or a new one: no server gives up an idle
+# connection so soon. The pool's clock moves once a second, so this says: since its last move, less than a second ago.
+FRESH_SECONDS = 0.5
 # A flow on this machine or its network answers a connect within milliseconds, or its queue is full.
 CONNECT_SECONDS = 0.5
 
@@ -38,9 +39,10 @@ class Pool:
             if _is_current(connection, watcher) and not connection.transport.is_closing():
                 if not repeatable and self.now - connection.idle_since > FRESH_SECONDS:
                     return None
-                stack.pop()
-                self._count -= 1
-                return connection
+                if repeatable or _is_quiet(connection):
+                    stack.pop()
+                    self._count -= 1
+                    return connection
             stack.pop()
             self._count -= 1
             connection.close()
@@ -98,6 +100,14 @@ class Pool:
                 connection.abort()
         self._idle.clear()
         self._count = 0
+
+
+def _is_quiet(connection: UpstreamConnection) -> bool:
+    """Whether nothing has come that the loop has not told us yet: its end, that is, for nobody asked."""
+    handle = connection.transport.get_extra_info("socket")
+    poll = select.poll()
+    poll.register(handle.fileno(), select.POLLIN | select.POLLRDHUP)
+    return not poll.poll(0)
 
 
 def _is_current(connection: UpstreamConnection, watcher: WatchedFlow) -> bool:

@@ -13,13 +13,16 @@ from typing import Any, Protocol
 
 from flow_manager.contract.models import FlowState
 from flow_manager.errors import ContainerNotFound, FlowManagerError, Internal, WakeTimeout
+from flow_manager.proxy.told import words
 from flow_manager.util import strict_json
 
 Headers = list[tuple[bytes, bytes]]
 
 CONTENT_TYPE = b"application/problem+json"
-# Of an error's details these alone are for strangers: a wake fails in words of the runtime, which may name paths and hosts.
-TOLD = ("dependency", "exit_code", "waited_for", "timeout", "desired", "reason")
+# Of an error's details these alone are for strangers …
+TOLD = ("dependency", "exit_code", "waited_for", "timeout", "desired")
+# … and this where the runtime's own words may be read, too: it may name sockets, paths and ids.
+FRANK = (*TOLD, "reason")
 # A detail is a sentence or two; a runtime's own words may be pages.
 MAX_DETAIL = 1000
 
@@ -81,12 +84,13 @@ class Problem:
         return strict_json.dumps_bytes({name: value for name, value in members.items() if value is not None})
 
 
-def of_error(error: Exception, flow: AboutFlow) -> Problem:
-    """Why a wake failed: 504 when it took too long, 404 when the flow is gone, else 503; never a trace, nor an unknown detail."""
+def of_error(error: Exception, flow: AboutFlow, *, frank: bool = False) -> Problem:
+    """Why a wake failed: 504 when it took too long, 404 when the flow is gone, else 503; never a trace, nor an unknown detail.
+    `frank`: in the runtime's own words, which are for operators."""
     if not isinstance(error, FlowManagerError):
         return Problem(500, Internal.code, "the request could not be handled").about(flow)
-    extra = {name: _plain(error.details[name]) for name in TOLD if name in error.details}
-    detail = error.message
+    extra = {name: _plain(error.details[name]) for name in (FRANK if frank else TOLD) if name in error.details}
+    detail = error.message if frank else words(error)
     if isinstance(error, ContainerNotFound):
         return Problem(404, error.code, detail)
     status = 504 if isinstance(error, WakeTimeout) else 503

@@ -41,7 +41,7 @@ async def answer_reserved(request: HeldRequest, asked: Asked, flow: WakingFlow, 
 
 
 async def _status(request: HeldRequest, asked: Asked, flow: WakingFlow, context: SlowContext) -> None:
-    answer_json(request, status_of(flow), flow)
+    answer_json(request, status_of(flow, frank=context.frank), flow)
 
 
 async def _events(request: HeldRequest, asked: Asked, flow: WakingFlow, context: SlowContext) -> None:
@@ -80,14 +80,14 @@ async def _wake(request: HeldRequest, asked: Asked, flow: WakingFlow, context: S
         try:
             flow.begin_wake(reason="somebody asked for it on its page")
         except FlowManagerError as exc:
-            problem = of_error(exc, flow)
+            problem = of_error(exc, flow, frank=context.frank)
     if wants_page(Asked("GET", asked.target, asked.headers)):
         # The page says how it stands, whatever that is.
         _go(request, f"{WAIT_PATH}?to={quote(_target(asked), safe='')}")
     elif problem is not None:
         refuse(request, asked, problem, context)
     else:
-        answer_json(request, {**status_of(flow), "last_event_id": newest}, flow, status=202)
+        answer_json(request, {**status_of(flow, frank=context.frank), "last_event_id": newest}, flow, status=202)
 
 
 def _why_not(flow: WakingFlow) -> Problem | None:

@@ -21,6 +21,7 @@ from flow_manager.proxy.fields import (
 )
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\Z")
+_EVENTS = re.compile(rb"content-type:[ \t]*text/event-stream", re.IGNORECASE)
 _SPECIAL = HOP | {b"x-flow-cold-start"}
 _KINDS = Kinds(_SPECIAL.__contains__)
 
@@ -43,6 +44,11 @@ class ResponseHead:
     upgrade: bytes | None
     # The status line and `kept`, once they are written out (`headers.response_bytes`).
     onward: bytes | None = None
+
+    @property
+    def is_endless(self) -> bool:
+        """A stream of events, whose reader comes back by itself when it ends."""
+        return any(_EVENTS.match(line) for line in self.kept)
 
 
 def parse_response(raw: bytes) -> ResponseHead:

@@ -23,8 +23,8 @@ from flow_manager.util.clock import Clock
 # Descriptors left for everything else: out of them, asyncio logs a trace for each attempt and nothing is accepted any more.
 SPARE_DESCRIPTORS = 128
 BACKLOG = 1024
-# Responses under way have this long when the proxy closes; all of `close` is done within two seconds.
-CLOSE_SECONDS = 1.2
+# Responses under way have this long when the proxy closes, where nobody says otherwise.
+CLOSE_SECONDS = 5.0
 # A client that vanished without a word is found after two minutes: it may be in a stream that says nothing for hours.
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
@@ -89,14 +89,16 @@ class ProxyServer:
         self.port = self._server.sockets[0].getsockname()[1]
         await self._server.start_serving()
 
-    async def close(self) -> None:
-        """Within two seconds, whatever clients and flows do. May be called twice."""
+    async def close(self, patience: float = CLOSE_SECONDS) -> None:
+        """At once nothing new comes in; what is being answered has `patience` seconds to end, streams of events and tunnels,
+        which never do, have none. All of it is done within a second more, whatever clients and flows do. May be called twice.
+        """
         server, self._server = self._server, None
         if server is not None:
             server.close()
         edge, self._edge = self._edge, None
         if edge is not None:
-            await edge.close(CLOSE_SECONDS)
+            await edge.close(patience)
 
     @property
     def connections(self) -> int:

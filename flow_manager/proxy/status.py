@@ -7,15 +7,16 @@ from typing import Any
 
 from flow_manager.proxy.context import WakingFlow
 from flow_manager.proxy.problems import Headers, readable
+from flow_manager.proxy.told import failure_of
 from flow_manager.util import strict_json
 
 JSON = b"application/json"
 
 
-def status_of(flow: WakingFlow) -> dict[str, Any]:
+def status_of(flow: WakingFlow, *, frank: bool = False) -> dict[str, Any]:
     """`ready`: a request would be forwarded now. `expected_start`: seconds that a wake usually takes, null before the first.
     `retry_after`: seconds after which to come back, null while it is ready. `last_event_id`: the newest of its wake events."""
-    ready = flow.ready_now()
+    ready, error = flow.ready_now(), failure_of(flow, frank=frank)
     return {
         "container_id": flow.id,
         "name": flow.name,
@@ -27,7 +28,7 @@ def status_of(flow: WakingFlow) -> dict[str, Any]:
         "expected_start": flow.expected_start,
         "retry_after": None if ready else flow.retry_after(),
         "last_event_id": newest_event(flow),
-        "error": readable(flow.error) if flow.error is not None else None,
+        "error": readable(error) if error is not None else None,
     }
 
 

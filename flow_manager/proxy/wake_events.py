@@ -14,6 +14,7 @@ from flow_manager.proxy.classify import Asked
 from flow_manager.proxy.context import SlowContext, WakingFlow
 from flow_manager.proxy.held_request import ClientGone, HeldRequest
 from flow_manager.proxy.problems import Headers
+from flow_manager.proxy.told import failure_of, told_event
 
 # Wire contract, section 8. Shorter than the idle timeouts of common proxies (nginx 60 s).
 HEARTBEAT = 15.0
@@ -78,7 +79,7 @@ async def stream_wake_events(
         request.start_stream(200, HEADERS)
         request.write(b"retry: %d\n\n" % RETRY)
         for event in history:
-            request.write(frame(event))
+            request.write(frame(told_event(event, flow, frank=context.frank)))
         await _drain(request)
         ended = bool(history) and history[-1].type in LAST
         # Nothing of a wake is known, yet it is ready (or failed) already: who waits for just that must not wait for ever.
@@ -89,7 +90,7 @@ async def stream_wake_events(
                 break
             came = await _next(waiting, heartbeat)
             if came is not None:
-                request.write(frame(came))
+                request.write(frame(told_event(came, flow, frank=context.frank)))
                 waits_for_any = False
                 # Some were lost to a full queue: closed, and the reader comes back for them with the last id it has.
                 ended = came.type in LAST or (lost and waiting.empty())
@@ -109,7 +110,8 @@ def _standing(flow: WakingFlow, context: SlowContext) -> WakeEvent | None:
     if flow.ready_now():
         return WakeEvent(type="ready", message=f"{flow.name} is ready", timestamp=at, id=0)
     if flow.state == "error":
-        return WakeEvent(type="error", message=flow.error or f"{flow.name} has failed", timestamp=at, id=0, error=ENDED)
+        why = failure_of(flow, frank=context.frank) or f"{flow.name} has failed"
+        return WakeEvent(type="error", message=why, timestamp=at, id=0, error=ENDED)
     return None
 
 

@@ -159,7 +159,8 @@ class ProxySettings(SettingsModel):
         default=(), description="Addresses (or networks) of proxies in front, whose X-Forwarded-* are believed."
     )
     show_logs: bool | None = Field(
-        default=None, description="Show a failed flow's last log lines on its page; default: in open mode alone."
+        default=None,
+        description="Show a failed flow's last log lines on its page, and why it failed in the runtime's own words; default: in open mode alone.",
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from flow_manager.contract.models import IdlePolicy
 from flow_manager.contract.wake import WakeEvent
+from flow_manager.errors import FlowManagerError
 from flow_manager.observability.system_log import SystemLogger
 from flow_manager.proxy.server import ProxyServer
 from flow_manager.settings.models import ProxySettings, Settings
@@ -63,6 +64,7 @@ class FakeFlow:
     desired: str = "running"
     expected_start: float | None = 0.1
     error: str | None = None
+    failure: FlowManagerError | None = None
     last_ready: datetime | None = datetime(2026, 1, 1, tzinfo=UTC)
     history: FakeHistory = field(default_factory=FakeHistory)
     held: list[FakeLease] = field(default_factory=list)
@@ -164,7 +166,7 @@ async def proxies(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Proxy
 
     yield make
     for server in opened:
-        await server.close()
+        await server.close(1.0)
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

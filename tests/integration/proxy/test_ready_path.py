@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientSession, TCPConnector, WSMsgType, web
 
 from flow_manager.proxy import downstream, forward
+from flow_manager.proxy.server import CLOSE_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 
@@ -845,7 +846,7 @@ async def test_a_client_that_leaves_while_it_is_held_is_forgotten(proxies: Any, 
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-async def test_closing_takes_two_seconds_at_most_and_leaves_nothing(proxies: Any, serve: Any, flow: Any) -> None:
+async def test_closing_waits_no_longer_than_it_is_told_and_leaves_nothing(proxies: Any, serve: Any, flow: Any) -> None:
     async def handler(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nbegun")
@@ -863,8 +864,8 @@ async def test_closing_takes_two_seconds_at_most_and_leaves_nothing(proxies: Any
     await until(lambda: asleep.wakes == 1 and proxy.server.connections == 3)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await proxy.server.close()
-    assert loop.time() - began < 2
+    await proxy.server.close(0.5)
+    assert 0.5 <= loop.time() - began < 2
     assert proxy.server.connections == 0 and streaming.held == []
     assert (await held.read()).startswith(b"HTTP/1.1 503 ")
     assert await resting.read() == b""
@@ -879,14 +880,42 @@ async def test_a_response_under_way_may_end_before_the_proxy_does(proxies: Any, 
 
     async def handler(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        await asyncio.sleep(0.3)
-        writer.write(OK)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n")
+        for _ in range(20):
+            # Longer than the second or so that a shutdown of an idle proxy takes.
+            await asyncio.sleep(0.1)
+            writer.write(b"ab")
         await going()
 
     proxy = await proxies(flow(await serve(handler)))
     reader, writer = await proxy.connect()
     writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
-    await proxy.flow.until(lambda: len(proxy.flow.held) == 1)
+    await head_of(reader)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    closing = loop.create_task(proxy.server.close())
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert await reader.read() == b"ab" * 20
+    await closing
+    assert loop.time() - began < CLOSE_SECONDS, "it ends with the last response"
+    writer.close()
+
+
+async def test_a_stream_of_events_does_not_delay_the_end(proxies: Any, serve: Any, flow: Any) -> None:
+    async def handler(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream\r\n\r\ndata: 1\n\n")
+        await reader.read()
+
+    proxy = await proxies(flow(await serve(handler)))
+    reader, writer = await proxy.connect()
+    writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    await reader.readuntil(b"data: 1\n\n")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     await proxy.server.close()
-    assert (await reader.read()).endswith(b"ok")
+    assert loop.time() - began < CLOSE_SECONDS / 2
+    assert proxy.flow.held == []
     writer.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from flow_manager.contract.models import DesiredState, FlowState, IdlePolicy
 from flow_manager.contract.wake import LeaseKind
+from flow_manager.errors import FlowManagerError
 from flow_manager.idle.history import WakeLog
 from flow_manager.observability.system_log import SystemLogger
 from flow_manager.proxy.context import SlowContext
@@ -47,6 +48,7 @@ class FakeFlow:
     upstream: tuple[str, int] | None = None
     expected_start: float | None = 4.0
     error: str | None = None
+    failure: FlowManagerError | None = None
     last_ready: datetime | None = None
     seconds: int = 4
     clock: Any = field(default_factory=FakeClock)
@@ -111,6 +113,7 @@ class FakeFlow:
             self.attempt.set_result(None)
         else:
             self.state, self.error = "error", str(error)
+            self.failure = error if isinstance(error, FlowManagerError) else None
             self.history.add("error", str(error), error=getattr(error, "code", None))
             self.attempt.set_exception(error)
 

@@ -10,9 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flow_manager.contract.models import IdlePolicy, Probe
-from flow_manager.proxy.classify import Asked, classify, counts_as_use, is_below, matches_probe, wants_page
+from flow_manager.proxy.classify import (
+    Asked,
+    classify,
+    counts_as_use,
+    is_below,
+    matches_probe,
+    may_be_favicon,
+    wants_page,
+)
 
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/150.0 Safari/537.36"
+HELPER = "Safari/20619.1.26 CFNetwork/1568.200.51 Darwin/24.1.0"
 HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
@@ -42,6 +51,14 @@ KINDS = [
     ("a browser that refuses HTML", ask(accept="text/html;q=0, application/json"), "hold"),
     ("a browser's icon", ask(target="/favicon.ico", accept="image/*", user_agent=CHROME), "favicon"),
     ("an icon for the home screen", ask(target="/apple-touch-icon-120x120.png", user_agent=CHROME), "favicon"),
+    ("an icon of a size", ask(target="/img/favicon-32x32.png?v=2", sec_fetch_dest="image"), "favicon"),
+    ("an icon that Safari fetches by a helper", ask(target="/apple-touch-icon-precomposed.png", user_agent=HELPER), "favicon"),
+    ("an icon that Safari looks for", ask("HEAD", "/apple-touch-icon.png", user_agent=HELPER), "favicon"),
+    ("an icon for Android", ask(target="/android-chrome-192x192.png", user_agent=CHROME), "favicon"),
+    ("a tile for Windows", ask(target="/mstile-150x150.png", user_agent=CHROME), "favicon"),
+    ("the list of tiles", ask(target="/browserconfig.xml", user_agent=CHROME), "favicon"),
+    ("Chrome's developer tools", ask(target="/.well-known/appspecific/com.chrome.devtools.json", user_agent=CHROME), "favicon"),
+    ("another well-known path", ask(target="/.well-known/openid-configuration", user_agent=CHROME), "hold"),
     ("the icon for a program", ask(target="/favicon.ico", user_agent="curl/8.0"), "hold"),
     ("a page named like an icon", ask(target="/favicon.ico/edit", accept=HTML, user_agent=CHROME), "page"),
     ("the status", ask(target="/.flow/status"), "reserved"),
@@ -55,6 +72,7 @@ KINDS = [
 def test_each_kind_of_request_gets_its_treatment(asked: Asked, kind: str) -> None:
     assert classify(asked, IdlePolicy()) == kind
     assert classify(asked, None) == kind
+    assert kind != "favicon" or (may_be_favicon(asked.target.encode()) and not counts_as_use(asked, None))
 
 
 def test_a_policy_may_forbid_the_page() -> None:

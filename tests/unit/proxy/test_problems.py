@@ -107,16 +107,16 @@ def test_a_stopped_flow_is_not_worth_waiting_for() -> None:
     assert of_error(Conflict("somebody stopped it", desired="stopped"), Flow()).retry_after is None
 
 
-def test_reasons_reach_the_client_and_other_details_do_not() -> None:
+def test_reasons_reach_an_operator_and_other_details_do_not() -> None:
     error = DependencyFailed("db failed", dependency="db", reason="exit code 1", host_path="/srv/secret", exit_code=1)
-    told = read(of_error(error, Flow()))
+    told = read(of_error(error, Flow(), frank=True))
     assert (told["dependency"], told["reason"], told["exit_code"]) == ("db", "exit code 1", 1)
     assert "host_path" not in told
 
 
 def test_text_that_is_no_text_becomes_readable() -> None:
     nasty = "a\r\nSet-Cookie: x=1\x00\x1b[31m\ud800\u2028z"
-    told = read(of_error(StartFailed(nasty, reason=nasty), Flow()))
+    told = read(of_error(StartFailed(nasty, reason=nasty), Flow(), frank=True))
     for member in ("detail", "reason"):
         text = str(told[member])
         assert text.isprintable()

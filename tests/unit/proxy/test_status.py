@@ -55,7 +55,7 @@ async def test_the_status_of_a_failed_flow_says_why() -> None:
     flow = FakeFlow()
     flow.begin_wake(reason="x")
     flow.finish(StartFailed("exit code 3\r\nand more"))
-    told = status_of(flow)  # type: ignore[arg-type]
+    told = status_of(flow, frank=True)  # type: ignore[arg-type]
     assert (told["flow_state"], told["error"]) == ("error", "exit code 3  and more")
     assert told["last_event_id"] == flow.history.entries()[-1].id
 
