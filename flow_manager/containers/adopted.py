@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from flow_manager.containers.core import Core
-from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.entry import Candidate, FlowEntry
+from flow_manager.containers.hosts import host_is_taken
 from flow_manager.containers.labels import Unreadable, Wishes
 from flow_manager.contract.models import (
     RESERVED_LABEL_PREFIX,
@@ -34,8 +35,9 @@ class Adopted:
 def become(core: Core, runtime: Runtime, seen: Observation, wishes: Wishes, own: FlowEntry | None) -> Adopted:
     """`own`: the flow that it is already, whose name is not taken by another one."""
     name, taken = _free_name(core, wishes, seen, own)
-    idle, refused = _accepted(core, runtime, seen.id, name, wishes)
-    return Adopted(name, _config(runtime, seen, wishes, idle), (*wishes.unreadable, *taken, *refused))
+    idle, refused = _accepted(core, runtime, seen, name, wishes)
+    hosts, others = _free_hosts(core, wishes, name, own)
+    return Adopted(name, _config(runtime, seen, wishes, hosts, idle), (*wishes.unreadable, *taken, *others, *refused))
 
 
 def stored(config: ContainerConfig) -> dict[str, Any]:
@@ -57,16 +59,25 @@ def _free_name(core: Core, wishes: Wishes, seen: Observation, own: FlowEntry | N
     return f"flow-{seen.id}", taken
 
 
+def _free_hosts(core: Core, wishes: Wishes, name: str, own: FlowEntry | None) -> tuple[list[str], list[Unreadable]]:
+    """Those under which no other flow is served; the first that asked for one keeps it."""
+    hosts = list(dict.fromkeys(wishes.hosts))
+    taken = {host for host in hosts if host_is_taken(core, host, name, own)}
+    told = [Unreadable("hosts", host, "another flow is served under it already") for host in hosts if host in taken]
+    return [host for host in hosts if host not in taken], told
+
+
 def _accepted(
-    core: Core, runtime: Runtime, flow_id: str, name: str, wishes: Wishes
+    core: Core, runtime: Runtime, seen: Observation, name: str, wishes: Wishes
 ) -> tuple[IdlePolicy, list[Unreadable]]:
     """The policy as far as the watchers take it: a cycle of dependencies is refused, and what the runtime can't do."""
     refused: list[Unreadable] = []
+    candidate = Candidate(seen.id, name, wishes.tenant or "", runtime, seen.labels)
     whole = wishes.idle
     without = whole.model_copy(update={"depends_on": []})
     for policy in (whole, without, IdlePolicy()):
         try:
-            core.check_policy(wishes.tenant or "", flow_id, name, runtime, policy)
+            core.check_policy(candidate, policy)
         except FlowManagerError as error:
             label = "depends-on" if policy is whole and whole.depends_on else "idle"
             refused.append(Unreadable(label, "", error.message))
@@ -75,14 +86,14 @@ def _accepted(
     return IdlePolicy(), refused
 
 
-def _config(runtime: Runtime, seen: Observation, wishes: Wishes, idle: IdlePolicy) -> ContainerConfig:
+def _config(runtime: Runtime, seen: Observation, wishes: Wishes, hosts: list[str], idle: IdlePolicy) -> ContainerConfig:
     """Only what is valid there: images and labels of others know no such rules."""
     return ContainerConfig(
         image=seen.image if _is_image(seen.image) else NO_IMAGE,
         ports={key: port for key, port in seen.published.items() if _is_port(key)},
         runtime=runtime.name,
         labels={key: value for key, value in seen.labels.items() if _is_plain(key, value)},
-        hosts=list(dict.fromkeys(wishes.hosts)),
+        hosts=hosts,
         port=wishes.port,
         idle=idle,
     ).model_copy(update={"environment": dict(seen.environment)})

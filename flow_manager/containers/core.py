@@ -15,7 +15,7 @@ from flow_manager.containers.adoptions import Adoptions
 from flow_manager.containers.availability import Availability
 from flow_manager.containers.channels import remote_variables, socket_path
 from flow_manager.containers.code import CodeStore
-from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.entry import Candidate, FlowEntry
 from flow_manager.containers.locks import FlowLocks
 from flow_manager.containers.observer import FlowObserver, NoObserver
 from flow_manager.containers.policy import Policy
@@ -68,9 +68,8 @@ class Core:
     # Set by the reconciler: look at a flow again after an operation during which events came.
     look_again: Callable[[FlowEntry], None] = lambda _entry: None
     observer: FlowObserver = field(default_factory=NoObserver)
-    # Judges an idle policy before a flow gets it; the watchers' registry sets it. Arguments: tenant, the flow's id, name and
-    # runtime, the policy. Raises InvalidRequest or Unsupported.
-    check_policy: Callable[[str, str, str, Runtime, IdlePolicy | None], None] = lambda *_: None
+    # Judges an idle policy before a flow gets it; the watchers' registry sets it. Raises InvalidRequest or Unsupported.
+    check_policy: Callable[[Candidate, IdlePolicy | None], None] = lambda *_: None
     # Set by whoever opens it: without one, a message for a flow that is away is refused.
     outbox: Outbox | None = None
     adoptions: Adoptions = field(default_factory=Adoptions)
@@ -94,6 +93,11 @@ class Core:
         """:raises ContainerNotFound: when it was deleted while the caller waited for its turn."""
         if self.table.get(entry.id) is not entry:
             raise ContainerNotFound(entry.id, kind=entry.runtime.kind)
+
+    def meant(self, entry: FlowEntry, ref: str) -> FlowEntry | None:
+        """The flow that this one calls `ref`, in its dependencies."""
+        labels = entry.config.labels if entry.record.adopted else {}
+        return self.table.meant(entry.record.tenant, entry.record.runtime, ref, labels)
 
     # --- views --------------------------------------------------------------------------------------------------------
 

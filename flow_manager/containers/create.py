@@ -8,6 +8,7 @@ from typing import Any
 from flow_manager.containers.channels import channel_folder, remote_variables
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.hosts import host_is_taken
 from flow_manager.containers.repeats import KEEP, request_key
 from flow_manager.containers.start import start_now, tell_started
 from flow_manager.contract.models import ContainerConfig, ContainerInfo
@@ -32,6 +33,7 @@ async def create(core: Core, principal: Principal, request: CreateContainer) -> 
     entry = _namesake(core, principal, config, runtime, identity)
     if entry is None:
         _check_quota(core, principal)
+        _check_hosts(core, config, runtime)
         entry = _reserve(core, principal, config, runtime, key)
     making = entry
     return await core.operate(
@@ -67,6 +69,13 @@ def _check_quota(core: Core, principal: Principal) -> None:
     limit = core.settings.policy.max_flows
     if limit is not None and core.table.count(principal.tenant) >= limit:
         raise QuotaExceeded(f"the tenant has its {limit} flows already", limit=limit)
+
+
+def _check_hosts(core: Core, config: ContainerConfig, runtime: Runtime) -> None:
+    """:raises NameConflict: in words that say nothing of whose flow has that host."""
+    for host in config.hosts:
+        if host_is_taken(core, host, config.name):
+            raise NameConflict(f"the host '{host}' is taken", kind=runtime.kind, host=host)
 
 
 def _reserve(core: Core, principal: Principal, config: ContainerConfig, runtime: Runtime, key: str | None) -> FlowEntry:
@@ -106,7 +115,7 @@ async def _make(core: Core, entry: FlowEntry, principal: Principal, *, start: bo
 async def _steps(core: Core, entry: FlowEntry, principal: Principal, *, start: bool) -> None:
     config = entry.config
     # Judged before anything is made.
-    core.check_policy(entry.record.tenant, entry.id, entry.record.name, entry.runtime, config.idle)
+    core.check_policy(entry.candidate, config.idle)
     source = core.policy.code_source(config.code_path) if config.code_path else None
     spec = core.policy.spec(
         config,

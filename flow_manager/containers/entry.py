@@ -11,6 +11,17 @@ from flow_manager.runtimes.base import Observation, Runtime
 from flow_manager.store.base import FlowRecord
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A flow that is about to be, or to have another idle policy. `labels` are those of a container that others made."""
+
+    id: str
+    name: str
+    tenant: str
+    runtime: Runtime
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(slots=True, eq=False)
 class FlowEntry:
     """Mutable, and owned by the event loop: only the manager's own modules change it.
@@ -46,6 +57,12 @@ class FlowEntry:
     @property
     def ref(self) -> FlowRef:
         return FlowRef(self.record.id, self.record.name, self.record.tenant)
+
+    @property
+    def candidate(self) -> Candidate:
+        record = self.record
+        labels = self.config.labels if record.adopted else {}
+        return Candidate(record.id, record.name, record.tenant, self.runtime, labels)
 
     @property
     def running(self) -> bool:

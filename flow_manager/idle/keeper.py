@@ -89,12 +89,9 @@ class Keeper:
 
     # --- each other ---------------------------------------------------------------------------------------------------
 
-    def named(self, tenant: str, ref: str) -> Watcher | None:
-        """The watcher of a flow by id or name in a tenant."""
-        table = self.core.table
-        entry = table.get(ref)
-        if entry is None or entry.record.tenant != tenant:
-            entry = table.named(tenant, ref)
+    def meant(self, watcher: Watcher, ref: str) -> Watcher | None:
+        """The watcher of the flow that this one calls `ref`."""
+        entry = self.core.meant(watcher.entry, ref)
         return None if entry is None else self.watchers.get(entry.id)
 
     def node(self, flow_id: str) -> Node | None:
@@ -103,13 +100,8 @@ class Keeper:
         return None if entry is None else Node(entry.id, entry.record.name, entry.config.idle)
 
     def resolve(self, node: Node, ref: str) -> Node | None:
-        table = self.core.table
-        here = table.get(node.id)
-        if here is None:
-            return None
-        entry = table.get(ref)
-        if entry is None or entry.record.tenant != here.record.tenant:
-            entry = table.named(here.record.tenant, ref)
+        here = self.core.table.get(node.id)
+        entry = self.core.meant(here, ref) if here is not None else None
         return None if entry is None else Node(entry.id, entry.record.name, entry.config.idle)
 
     def budget(self, watcher: Watcher) -> float:

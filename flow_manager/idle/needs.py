@@ -26,7 +26,7 @@ def hold(watcher: Watcher) -> None:
     """Lease everything that it needs awake, and let go of what it doesn't need any more."""
     wanted: dict[str, Watcher] = {}
     for dependency in direct(watcher):
-        found = watcher.keeper.named(watcher.tenant, dependency.container)
+        found = watcher.keeper.meant(watcher, dependency.container)
         if found is not None and found is not watcher and dependency.condition != "completed":
             wanted[found.id] = found
     held = watcher.needs or {}
@@ -50,7 +50,7 @@ def let_go(watcher: Watcher) -> None:
 def begin_all(watcher: Watcher) -> None:
     """It runs already, others started it: what it needs is woken, but nobody waits for that."""
     for dependency in direct(watcher):
-        found = watcher.keeper.named(watcher.tenant, dependency.container)
+        found = watcher.keeper.meant(watcher, dependency.container)
         if found is None or found.state == "ready" or completed(found):
             continue
         try:
@@ -70,7 +70,7 @@ async def wake_all(watcher: Watcher, attempt: Attempt) -> None:
 
 
 async def _wake(watcher: Watcher, attempt: Attempt, dependency: Dependency) -> None:
-    needed = watcher.keeper.named(watcher.tenant, dependency.container)
+    needed = watcher.keeper.meant(watcher, dependency.container)
     if needed is None:
         raise _failed(dependency.container, "there is no such flow", None)
     if _met(needed, dependency):

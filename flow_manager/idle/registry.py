@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from flow_manager.containers.compose import project_of, service_of
 from flow_manager.containers.core import Core
-from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.entry import Candidate, FlowEntry
 from flow_manager.containers.observer import NoObserver
 from flow_manager.contract import requests
 from flow_manager.contract.models import ContainerStatus, FlowState, IdlePolicy
@@ -17,7 +18,7 @@ from flow_manager.idle.dependencies import Node, find_cycle, in_words
 from flow_manager.idle.keeper import Keeper, WaitsForReadiness
 from flow_manager.idle.watcher import Watcher
 from flow_manager.idle.wheel import CallLater, Wheel
-from flow_manager.runtimes.base import Observation, Runtime
+from flow_manager.runtimes.base import Observation
 from flow_manager.util.clock import Clock
 
 # Seconds. After the process stood still (SIGSTOP, a suspended machine) nothing is put to sleep for so long: requests that
@@ -109,7 +110,7 @@ class IdleRegistry:
         watcher = self.resolve(principal, request.container_id)
         core, entry = self._core, watcher.entry
         core.refuse_when_closing()
-        self.check_policy(entry.record.tenant, entry.id, entry.record.name, entry.runtime, request.idle)
+        self.check_policy(entry.candidate, request.idle)
         before = entry.config
         # At once, so that two changes that would close a cycle together see each other.
         entry.config = before.model_copy(update={"idle": request.idle})
@@ -154,23 +155,29 @@ class IdleRegistry:
         if (unsubscribe := self._listeners.pop((watcher.id, listener), None)) is not None:
             unsubscribe()
 
-    def check_policy(self, tenant: str, flow_id: str, name: str, runtime: Runtime, policy: IdlePolicy | None) -> None:
+    def check_policy(self, flow: Candidate, policy: IdlePolicy | None) -> None:
         """:raises InvalidRequest: it would need itself, with the path. :raises Unsupported: the runtime can't do it."""
         if policy is None:
             return
+        runtime, core = flow.runtime, self._core
         if policy.stop_method == "pause" and not runtime.capabilities.pause:
             raise Unsupported(f"the runtime '{runtime.name}' can't pause", kind=runtime.kind, capability="pause")
-        table = self._core.table
+        service = service_of(flow.labels)
 
-        def resolve(_node: Node, ref: str) -> Node | None:
-            entry = table.get(ref)
-            if entry is None or entry.record.tenant != tenant:
-                entry = table.named(tenant, ref)
-            if (entry.id if entry is not None else ref) in (flow_id, name):
-                return wanted
-            return None if entry is None else Node(entry.id, entry.record.name, entry.config.idle)
+        def resolve(node: Node, ref: str) -> Node | None:
+            there = core.table.get(node.id)
+            if node is wanted or there is None:
+                entry = core.table.meant(flow.tenant, runtime.name, ref, flow.labels)
+            else:
+                entry = core.meant(there, ref)
+            if entry is not None:
+                return wanted if entry.id == flow.id else Node(entry.id, entry.record.name, entry.config.idle)
+            # It isn't in the table yet.
+            beside = there is None or service is None or project_of(there.config.labels) == service[0]
+            own = (flow.id, flow.name, service[1]) if service is not None and beside else (flow.id, flow.name)
+            return wanted if ref in own else None
 
-        wanted = Node(flow_id, name, policy)
+        wanted = Node(flow.id, flow.name, policy)
         if (cycle := find_cycle(wanted, resolve)) is not None:
             reason = f"a cycle: {in_words(cycle)}"
             raise InvalidRequest(

@@ -11,6 +11,7 @@ from flow_manager.cli.engine import Engine, EngineSaid
 
 ABOUT = "labels"
 ENABLE = "flow-manager.enable"
+HOSTS = "flow-manager.hosts"
 MEND = "docs/how-to/adopt.md lists the labels; make the container anew afterwards"
 
 
@@ -30,10 +31,13 @@ def judged(listed: list[Any]) -> list[Finding]:
 
     found: list[Finding] = []
     adopted = 0
+    claims: dict[str, list[str]] = {}
     for entry in listed:
         name = next(iter(entry.get("Names") or ["?"])).lstrip("/")
         given = {str(key): str(value) for key, value in (entry.get("Labels") or {}).items()}
         if "flow-manager.id" in given:
+            for host in given.get(HOSTS, "").split(","):
+                claims.setdefault(host.strip(), []).append(name)
             continue  # a flow that a manager made
         enabled = given.get(ENABLE, "")
         if enabled == "false":
@@ -44,7 +48,15 @@ def judged(listed: list[Any]) -> list[Finding]:
             )
             continue
         adopted += 1
-        found += [warning(ABOUT, f"{name}: {label}", MEND) for label in read_labels(given).unreadable]
+        wishes = read_labels(given)
+        found += [warning(ABOUT, f"{name}: {label}", MEND) for label in wishes.unreadable]
+        for host in dict.fromkeys(wishes.hosts):
+            claims.setdefault(host, []).append(name)
+    found += [
+        warning(ABOUT, f"{' and '.join(names)} claim the host {host}: the first that was found is served by it", MEND)
+        for host, names in claims.items()
+        if len(names) > 1 and host
+    ]
     if adopted and not found:
         found.append(
             ok(ABOUT, f"{adopted} container(s) that others made ask to be managed, and all their labels can be read")

@@ -288,6 +288,11 @@ def container(name: str, **labels: str) -> dict[str, Any]:
         ([container("web", enable="false", nonsense="x")], [], ""),
         ([container("own", enable="true", id="abcdefghijkl", idle="{}")], [], ""),
         ([{"Names": None, "Labels": None}], ["warning"], "?"),
+        (
+            [container("one", enable="true", hosts="a.example,b.example"), container("two", id="x", hosts="a.example")],
+            ["warning"],
+            "one and two claim the host a.example",
+        ),
     ],
 )
 def test_labels_that_cannot_be_read_are_told(listed: list[Any], levels: list[str], text: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from flow_manager.containers.observer import NoObserver
 from flow_manager.contract import requests
 from flow_manager.contract.models import ContainerInfo
 from flow_manager.contract.principal import LOCAL, Principal
-from flow_manager.errors import ContainerNotFound, ContainerRunning, DiskFull, InvalidRequest
+from flow_manager.errors import ContainerNotFound, ContainerRunning, DiskFull, InvalidRequest, NameConflict
 from flow_manager.runtimes.base import FlowSpec, Observation, PortBinding
 from flow_manager.testing import eventually
 
@@ -60,6 +61,10 @@ async def resync(house: Any) -> None:
 
 def delete(flow_id: str, *, force: bool = False) -> requests.DeleteContainer:
     return requests.DeleteContainer(container_id=flow_id, force=force)
+
+
+def create(name: str, **config: Any) -> requests.CreateContainer:
+    return requests.CreateContainer.model_validate({"image": "memory", "name": name, **config})
 
 
 async def test_one_that_appears_becomes_a_flow(house: Any) -> None:
@@ -342,7 +347,7 @@ async def test_a_store_that_is_full_delays_the_adoption(house: Any, monkeypatch:
 
 
 async def test_dependencies_that_the_watchers_refuse_are_left_out_and_told_of(house: Any) -> None:
-    def no_cycles(tenant: str, flow_id: str, name: str, runtime: Any, policy: Any) -> None:
+    def no_cycles(flow: Any, policy: Any) -> None:
         if policy is not None and policy.depends_on:
             raise InvalidRequest("idle.depends_on: web → db → web is a cycle")
 
@@ -373,3 +378,59 @@ async def test_an_image_and_labels_that_no_client_could_ask_for_are_no_obstacle(
     await known(house, flow_id)
     (info,) = flows(house)
     assert (info.image, info.labels) == ("unknown", {"team": "blue"})
+
+
+# --- hosts ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_host_that_a_flow_has_is_refused_to_another_in_words_that_say_nothing_of_the_first(house: Any) -> None:
+    blue = Principal("bea", "blue")
+    first = await house.manager.create_container(blue, create("one", hosts=["shop.example", "two.example"]))
+    with pytest.raises(NameConflict) as refused:
+        await house.manager.create_container(LOCAL, create("two", hosts=["other.example", "shop.example"]))
+    assert refused.value.message == "the host 'shop.example' is taken"
+    assert refused.value.details == {"host": "shop.example"}
+    assert (refused.value.code, refused.value.error_type) == ("name_conflict", "memory_error")
+    await house.manager.create_container(LOCAL, create("two", hosts=["other.example"]))
+    await house.manager.delete_container(blue, delete(first.id))
+    await house.manager.create_container(LOCAL, create("three", hosts=["shop.example"]))
+
+
+async def test_two_creates_at_once_can_t_both_have_a_host_and_a_failed_one_has_none(house: Any) -> None:
+    both = (house.manager.create_container(LOCAL, create(name, hosts=["shop.example"])) for name in ("one", "two"))
+    made = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(one) for one in made] == [ContainerInfo, NameConflict]
+    house.faults.fail("create", NameConflict("no", kind="memory"))
+    with pytest.raises(NameConflict, match="no"):
+        await house.manager.create_container(LOCAL, create("three", hosts=["three.example"]))
+    await house.manager.create_container(LOCAL, create("three", hosts=["three.example"]))
+
+
+async def test_the_host_that_a_name_gives_is_not_given_to_another(house: Any) -> None:
+    await house.manager.create_container(LOCAL, create("web"))
+    with pytest.raises(NameConflict, match=r"the host 'web\.localhost' is taken"):
+        await house.manager.create_container(LOCAL, create("other", hosts=["web.localhost"]))
+    await house.manager.create_container(LOCAL, create("own", hosts=["own.localhost", "www.localhost"]))
+
+
+async def test_of_two_labelled_containers_that_claim_one_host_the_first_keeps_it(builder: Any) -> None:
+    labels = {"flow-manager.hosts": "shop.example,second.example"}
+    async with builder.open() as house:
+        first = house.runtime.appear("first", {"flow-manager.hosts": "shop.example"})
+        await known(house, first)
+        second = house.runtime.appear("second", labels)
+        assert (await known(house, second)).config.hosts == ["second.example"]
+        await house.told("label_unreadable")
+        (told,) = [item.entry for item in await house.stream.read(limit=100) if item.entry.type == "label_unreadable"]
+        assert told.details["reason"] == "another flow is served under it already"
+        assert told.details["value"] == "shop.example"
+        with pytest.raises(NameConflict):
+            await house.manager.create_container(LOCAL, create("third", hosts=["shop.example"]))
+    async with builder.open() as house:
+        assert house.core.table.get(first).config.hosts == ["shop.example"]
+        house.runtime.appear("first", {"flow-manager.hosts": "shop.example,more.example"})
+        await eventually(lambda: house.core.table.get(first).config.hosts == ["shop.example", "more.example"])
+        house.runtime.appear("first", {})
+        await eventually(lambda: house.core.table.get(first).config.hosts == [])
+        house.runtime.appear("second", labels)
+        await eventually(lambda: house.core.table.get(second).config.hosts == ["shop.example", "second.example"])

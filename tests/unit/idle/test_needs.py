@@ -10,6 +10,8 @@ from flow_manager.contract.models import IdlePolicy
 from flow_manager.contract.principal import LOCAL
 from flow_manager.errors import Conflict, DependencyFailed, InvalidRequest
 from flow_manager.idle.readiness_target import NotReady
+from flow_manager.idle.watcher import Watcher
+from flow_manager.testing import eventually
 from tests.unit.idle.house import IdleBuilder, IdleHouse
 
 
@@ -223,3 +225,55 @@ async def test_a_deleted_flow_lets_go_of_what_it_needs(idle_house: IdleHouse) ->
     await web.wake(reason="a request")
     await idle_house.manager.delete_container(LOCAL, requests.DeleteContainer(container_id="web", force=True))
     assert len(db.leases) == 0
+
+
+def compose(service: str, number: int = 1, *, project: str = "shop", **labels: str) -> dict[str, str]:
+    return {
+        "com.docker.compose.project": project,
+        "com.docker.compose.service": service,
+        "com.docker.compose.container-number": str(number),
+        **{f"flow-manager.{name.replace('_', '-')}": value for name, value in labels.items()},
+    }
+
+
+async def appears(house: IdleHouse, name: str, labels: dict[str, str]) -> Watcher:
+    flow_id = house.runtime.appear(name, labels, running=False)
+    return await eventually(lambda: house.registry.watcher(flow_id))
+
+
+async def test_a_compose_service_needs_another_by_its_service_name(idle_house: IdleHouse) -> None:
+    elsewhere = await appears(idle_house, "blog-db-1", compose("db", project="blog"))
+    web = await appears(idle_house, "shop-web-1", compose("web", depends_on="db:healthy", idle_timeout="5m"))
+    second = await appears(idle_house, "shop-db-2", compose("db", 2))
+    first = await appears(idle_house, "shop-db-1", compose("db", 1))
+    await web.wake(reason="a request")
+    assert (first.state, second.state, elsewhere.state) == ("ready", "napping", "napping")
+    assert [lease.holder for lease in first.leases.of_kind("dependent")] == ["shop-web-1"]
+
+
+async def test_a_flow_s_own_name_goes_before_a_service_s(idle_house: IdleHouse) -> None:
+    web = await appears(idle_house, "shop-web-1", compose("web", depends_on="db", idle_timeout="5m"))
+    service = await appears(idle_house, "shop-db-1", compose("db"))
+    named = await idle_house.create("db")
+    await web.wake(reason="a request")
+    assert (named.state, service.state) == ("ready", "napping")
+
+
+async def test_a_flow_that_a_client_made_can_t_pass_for_a_service(idle_house: IdleHouse) -> None:
+    await idle_house.create("mine", labels=compose("db"))
+    web = await appears(idle_house, "shop-web-1", compose("web", depends_on="db", idle_timeout="5m"))
+    with pytest.raises(DependencyFailed):
+        await web.wake(reason="a request")
+
+
+async def test_a_cycle_of_services_is_refused_too(idle_house: IdleHouse) -> None:
+    first = await appears(idle_house, "shop-db-1", compose("db", depends_on="web", idle_timeout="5m"))
+    second = await appears(idle_house, "shop-web-1", compose("web", depends_on="db", idle_timeout="5m"))
+    assert (first.policy, second.policy) != (None, None)
+    assert [dependency.container for dependency in first.policy.depends_on] == ["web"]
+    assert second.policy.depends_on == []
+    (told,) = await idle_house.told("label_unreadable")
+    assert "web" in told.message
+    assert "cycle" in told.message
+    await first.wake(reason="a request")
+    assert second.state == "ready"
