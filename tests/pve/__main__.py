@@ -60,8 +60,8 @@ async def serve(options: argparse.Namespace) -> None:
             print(f"  CT {vmid} on {container.node}: {container.status}, when it runs http://{pve.address(vmid)}/")
         print(SETTINGS.format(url=pve.url, token=token, secret=secret, ca=pve.ca_file))
         print("Faults, and what a person does at the server, by HTTP (tests/pve/control.py):")
-        print(f'  curl --cacert {pve.ca_file} {pve.url}/emulator/faults/node_offline -d \'{{"node": "{nodes[-1]}"}}\'')
-        print(f"  curl --cacert {pve.ca_file} {pve.url}/emulator/calls", flush=True)
+        print(f'  curl --cacert {pve.ca_file} {pve.control_url}/faults/node_offline -d \'{{"node": "{nodes[-1]}"}}\'')
+        print(f"  curl --cacert {pve.ca_file} {pve.control_url}/calls", flush=True)
         await stopped.wait()
 
 

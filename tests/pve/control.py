@@ -1,10 +1,10 @@
 """The control path: whatever `Faults` can do, and what a person does at the server, by HTTP for those outside of Python.
 
-    POST /emulator/faults/NAME {"argument": value, ...}      GET /emulator/calls
-    POST /emulator/containers {"running": true, ...}         GET /emulator/requests
-    POST /emulator/containers/VMID/start|stop|remove|migrate GET /emulator/containers
+    POST faults/NAME {"argument": value, ...}      GET calls
+    POST containers {"running": true, ...}         GET requests
+    POST containers/VMID/start|stop|remove|migrate GET containers
 
-No login: it listens on the loopback, and there is nothing behind it but the emulator.
+all below `Emulator.control_url`, which holds a secret and so is the login.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ OUTSIDE = {"start": "start_outside", "stop": "stop_outside", "remove": "remove_o
 
 def add(app: web.Application, emulator: Emulator) -> None:
     control = _Control(emulator)
-    app.router.add_post("/emulator/faults/{name}", control.fault)
-    app.router.add_get("/emulator/calls", control.calls)
-    app.router.add_get("/emulator/requests", control.requests)
-    app.router.add_get("/emulator/containers", control.containers)
-    app.router.add_post("/emulator/containers", control.add_container)
-    app.router.add_post("/emulator/containers/{vmid}/{verb}", control.outside)
+    base = f"/emulator/{emulator.control_secret}"
+    app.router.add_post(f"{base}/faults/{{name}}", control.fault)
+    app.router.add_get(f"{base}/calls", control.calls)
+    app.router.add_get(f"{base}/requests", control.requests)
+    app.router.add_get(f"{base}/containers", control.containers)
+    app.router.add_post(f"{base}/containers", control.add_container)
+    app.router.add_post(f"{base}/containers/{{vmid}}/{{verb}}", control.outside)
 
 
 class _Control:

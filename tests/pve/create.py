@@ -17,7 +17,7 @@ from tests.pve.storage import OciImage, Template
 from tests.pve.tasks import Task
 
 DEFAULT_STORAGE = "local"
-# What an image says of itself may be overruled by the caller's own options.
+# What a full storage's programs say.
 FULL = "No space left on device"
 
 
@@ -72,11 +72,10 @@ async def create(call: Call) -> str:
 
     async def body(task: Task) -> None:
         try:
-            async with container.flock.taken(cluster.timing.lock_wait):
-                await asyncio.sleep(cluster.timing.task)
-                if room.full:
-                    raise TaskFailed(f"unable to create CT {vmid} - unable to write root file system: {FULL}")
-                _fill(container, call, options, template, storage)
+            await asyncio.sleep(cluster.timing.task)
+            if room.full:
+                raise TaskFailed(f"unable to create CT {vmid} - unable to write root file system: {FULL}")
+            _fill(container, call, options, template, storage)
         except (TaskFailed, asyncio.CancelledError):
             cluster.forget(container)
             raise

@@ -26,7 +26,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from tests.pve import access as rights
-from tests.pve import certificate, control
+from tests.pve import apidoc, certificate, control
 from tests.pve.answers import Answers
 from tests.pve.calls import Recorded
 from tests.pve.cluster import Cluster, Node, Timing
@@ -75,6 +75,7 @@ class Emulator:
         self._folder: Path | None = None
         self._runner: web.AppRunner | None = None
         self.url = ""
+        self.control_secret = secrets.token_hex(8)
         self.ca_file = Path()
         self._answers = Answers(self._rng)
         access = rights.Access(clock)
@@ -106,8 +107,10 @@ class Emulator:
         await self.open()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, *_: object) -> None:
         await self.close()
+        if kind is None and (wrong := self.complaints()):
+            raise AssertionError("a genuine server would not have done so:\n" + "\n".join(wrong[:20]))
 
     async def open(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pve-emulator-"))
@@ -141,6 +144,11 @@ class Emulator:
         if self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
+    @property
+    def control_url(self) -> str:
+        """Where the faults are switched by HTTP. It holds a secret: a container that is made there may run a program."""
+        return f"{self.url}/emulator/{self.control_secret}"
+
     # --- what there is ----------------------------------------------------------------------------------------------
 
     @property
@@ -160,6 +168,11 @@ class Emulator:
         """The requests with their answers, a line of JSON each."""
         lines = (json.dumps(each.as_dict()) for each in self.requests)
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def complaints(self) -> list[str]:
+        """Where a request or an answer is against the schema of a genuine server; nothing, where there is none at hand."""
+        file = apidoc.find()
+        return [] if file is None else apidoc.complaints(apidoc.load(file), self.requests)
 
     # --- what is made behind everybody's back -----------------------------------------------------------------------
 

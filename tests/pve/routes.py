@@ -18,8 +18,8 @@ PAGE = {"start": Param("integer", minimum=0), "limit": Param("integer", minimum=
 CONTENT = Param(required=True, enum=("iso", "vztmpl", "import"), format="pve-storage-content")
 ALGORITHM = Param(enum=("md5", "sha1", "sha224", "sha256", "sha384", "sha512"), requires="checksum")
 USER = Param(required=True, longest=64, format="pve-userid")
-TOKEN_NAME = Param(required=True, pattern=r"[A-Za-z][A-Za-z0-9.\-_]+")
-USERID = r"[^\s:/]+@[A-Za-z][A-Za-z0-9.\-_]+(?:![A-Za-z][A-Za-z0-9.\-_]+)?"
+TOKEN_NAME = Param(required=True, pattern=r"[A-Za-z][A-Za-z0-9\.\-_]+")
+USERID = r"[^\s:/]+\@[A-Za-z][A-Za-z0-9\.\-_]+(?:![A-Za-z][A-Za-z0-9\.\-_]+)?"
 REFERENCE = (
     r"(?:(?:[a-zA-Z\d]|[a-zA-Z\d][a-zA-Z\d-]*[a-zA-Z\d])(?:\.(?:[a-zA-Z\d]|[a-zA-Z\d][a-zA-Z\d-]*[a-zA-Z\d]))*(?::\d+)?/)?"
     r"[a-z\d]+(?:(?:[._]|__|[-]*)[a-z\d]+)*(?:/[a-z\d]+(?:(?:[._]|__|[-]*)[a-z\d]+)*)*:\w[\w.-]{0,127}"
