@@ -21,6 +21,9 @@ from flow_manager.settings.models import ChannelSettings
 from flow_manager.testing import eventually
 from flow_manager.util.clock import SystemClock
 
+# The service runs on either loop.
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+
 REMOTE = "ddddeeeeffff"
 OTHER = "gggghhhhiiii"
 DEADLINE = 5.0
