@@ -46,6 +46,9 @@ class Policy:
 
         :raises PathNotAllowed, ImageNotAllowed, NotAllowed, Unsupported, InvalidRequest:
         """
+        if config.proxmox is not None and runtime.kind != "proxmox":
+            reason = f"the runtime '{runtime.name}' is no Proxmox VE"
+            raise InvalidRequest(f"proxmox: {reason}", fields=[{"path": "proxmox", "reason": reason}])
         self._check_capabilities(config, runtime)
         self._check_image(config, runtime)
         for network in config.networks:
@@ -62,7 +65,7 @@ class Policy:
             container_name=name if tenant == DEFAULT_TENANT else f"flow-{flow_id}",
             tenant=tenant,
             instance=self._instance,
-            image=config.image,
+            image=image_of(config),
             command=tuple(config.command) if config.command is not None else None,
             environment=dict(config.environment),
             mounts=tuple(self._mount(source, target) for source, target in config.volumes.items()),
@@ -79,6 +82,7 @@ class Policy:
             channel_folder=channel_folder,
             channel_variables=dict(channel_variables or {}),
             code_folder=code_folder,
+            proxmox=config.proxmox,
         )
 
     def code_source(self, path: str) -> Path:
@@ -108,10 +112,9 @@ class Policy:
     def _check_image(self, config: ContainerConfig, runtime: Runtime) -> None:
         if not runtime.capabilities.images:
             return
-        if not any(fnmatch.fnmatchcase(config.image, pattern) for pattern in self._settings.images):
-            raise ImageNotAllowed(
-                f"settings don't allow the image '{config.image}'", image=config.image, setting="policy.images"
-            )
+        image = image_of(config)
+        if not any(fnmatch.fnmatchcase(image, pattern) for pattern in self._settings.images):
+            raise ImageNotAllowed(f"settings don't allow the image '{image}'", image=image, setting="policy.images")
 
     def _port(self, key: str, host_port: int) -> PortBinding:
         port, protocol = parse_port_key(key)
@@ -143,6 +146,17 @@ class Policy:
             if real.is_relative_to(private) or private.is_relative_to(real):
                 raise PathNotAllowed(f"'{path}' holds the manager's own state", path=path, setting=setting)
         return real
+
+
+def image_of(config: ContainerConfig) -> str:
+    """What a flow is made of, in one word: the image, the template, or the container that is cloned or taken on.
+
+    `policy.images` judges that word, so that a narrow list leaves the owner's other containers alone, too.
+    """
+    origin = config.proxmox
+    if config.image or origin is None:
+        return config.image
+    return origin.template or (f"clone-of-{origin.clone}" if origin.clone else f"lxc-{origin.vmid}")
 
 
 def _policy_labels(config: ContainerConfig) -> dict[str, str]:

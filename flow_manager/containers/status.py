@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.policy import image_of
 from flow_manager.contract.models import ContainerInfo, ContainerState, ContainerStatus, FlowState, ResourceUsage
 
 _STARTING = frozenset({"start", "restart", "unpause", "create"})
@@ -45,7 +46,7 @@ def info_of(entry: FlowEntry, socket_path: str | None) -> ContainerInfo:
         runtime=entry.record.runtime,
         runtime_id=entry.record.runtime_id,
         status=state_of(entry),
-        image=entry.config.image,
+        image=image_of(entry.config),
         created=entry.record.created_at,
         socket_path=socket_path,
         ports=dict(observation.ports) if observation else {},

@@ -7,8 +7,19 @@ import signal
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from flow_manager.contract.proxmox import ProxmoxOptions
 from flow_manager.contract.units import parse_bytes, parse_seconds
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
@@ -120,10 +131,18 @@ class IdlePolicy(WireModel):
     ready: Readiness | None = None
 
 
+# What only a container that is yet to be made can be given.
+_ONLY_FOR_NEW = (
+    "environment", "volumes", "ports", "command", "working_dir", "tty", "networks", "resources", "code_path",
+)  # fmt: skip
+
+
 class ContainerConfig(WireModel):
     """What a client asks for. Everything an engine gets is built from this; there is no pass-through."""
 
-    image: Annotated[str, Field(min_length=1, max_length=512)]
+    # Before `image`, which may be left out where this says what it is made of.
+    proxmox: ProxmoxOptions | None = None
+    image: Annotated[str, Field(max_length=512, validate_default=True)] = ""
     name: str | None = None
     environment: dict[str, str] = {}
     volumes: dict[str, str] = {}
@@ -140,11 +159,23 @@ class ContainerConfig(WireModel):
     idle: IdlePolicy | None = None
     code_path: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(no_nul)] | None = None
 
+    @property
+    def existing(self) -> bool:
+        """It is no order to make something, but names a container that is there already."""
+        return self.proxmox is not None and self.proxmox.vmid is not None
+
     @field_validator("image")
     @classmethod
-    def _image_reference(cls, image: str) -> str:
-        if not _IMAGE.match(image):
+    def _image_reference(cls, image: str, info: ValidationInfo) -> str:
+        if image and not _IMAGE.match(image):
             raise ValueError("not an image reference")
+        if "proxmox" in info.data:  # else that one is wrong itself, and is told of
+            origin = info.data["proxmox"]
+            named = origin is not None and (origin.vmid, origin.template, origin.clone) != (None, None, None)
+            if not image and not named:
+                raise ValueError("missing")
+            if image and named:
+                raise ValueError("proxmox says already what it is made of")
         return image
 
     @field_validator("name")
@@ -217,6 +248,14 @@ class ContainerConfig(WireModel):
             if not HOST_PATTERN.match(host):
                 raise ValueError(f"{host[:64]!r} is not a lower-case host name")
         return hosts
+
+    @model_validator(mode="after")
+    def _left_as_it_is(self) -> ContainerConfig:
+        if self.existing:
+            given = [name for name in _ONLY_FOR_NEW if getattr(self, name) not in (None, False, {}, [], Resources())]
+            if given:
+                raise ValueError(f"{', '.join(given)}: an existing container is left as it is")
+        return self
 
 
 def parse_port_key(key: str) -> tuple[int, str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from flow_manager.contract.models import ContainerHealth, ContainerState, ResourceUsage
+from flow_manager.contract.proxmox import ProxmoxOptions
 from flow_manager.runtimes.inside import Inside
 
 LABEL_ID = "flow-manager.id"
@@ -114,6 +115,8 @@ class FlowSpec:
     channel_folder: Path | None = None
     channel_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     code_folder: Path | None = None
+    # On Proxmox VE: where and of what it is made, or which existing container it is.
+    proxmox: ProxmoxOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
+from urllib.parse import urlsplit
 
 from flow_manager.settings.models import ChannelSettings, RuntimeSettings, Settings
 
 BUILT_IN_RUNTIMES = ("docker", "process", "memory")
-# Which settings of a runtime belong to which kind.
-_ONLY_FOR = {
-    "url": "docker",
-    "network": "docker",
-    "adopt": "docker",
-    "sockets_host_dir": "docker",
-    "state_host_dir": "docker",
-    "cgroup": "process",
+PROXMOX_ONLY = (
+    "token_id", "secret", "user", "password", "realm", "verify_tls", "ca_file", "timeout", "interval", "pause",
+    "nodes", "storage", "disk", "bridge", "pool",
+)  # fmt: skip
+# Which settings of a runtime belong to which kinds.
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "url": ("docker", "proxmox"),
+    "network": ("docker",),
+    "adopt": ("docker", "proxmox"),
+    "sockets_host_dir": ("docker",),
+    "state_host_dir": ("docker",),
+    "cgroup": ("process",),
+    **dict.fromkeys(PROXMOX_ONLY, ("proxmox",)),
 }
 
 
@@ -101,9 +107,36 @@ def _default_runtime(settings: Settings) -> list[str]:
 def _runtime(name: str, runtime: RuntimeSettings) -> list[str]:
     kind = kind_of(name, runtime)
     if kind is None:
-        return [f"runtimes.{name}.kind: missing: docker, process or memory"]
+        return [f"runtimes.{name}.kind: missing: docker, process, memory or proxmox"]
     return [
-        f"runtimes.{name}.{setting}: a runtime of kind {kind} has no such setting ({wanted} has)"
-        for setting, wanted in _ONLY_FOR.items()
-        if setting in runtime.model_fields_set and wanted != kind
+        *(
+            f"runtimes.{name}.{setting}: a runtime of kind {kind} has no such setting ({' and '.join(wanted)} {'has' if len(wanted) == 1 else 'have'})"
+            for setting, wanted in _ONLY_FOR.items()
+            if setting in runtime.model_fields_set and kind not in wanted
+        ),
+        *(_proxmox(f"runtimes.{name}", runtime) if kind == "proxmox" else ()),
     ]
+
+
+def _proxmox(where: str, runtime: RuntimeSettings) -> list[str]:
+    lines = []
+    if not is_server_url(runtime.url):
+        lines.append(f"{where}.url: the server's address is needed: https://HOST:8006")
+    by_token, by_password = (runtime.token_id, runtime.secret), (runtime.user, runtime.password)
+    if any(by_token) and any(by_password):
+        lines.append(f"{where}: token_id with secret, or user with password, not both")
+    elif not all(by_token) and not all(by_password):
+        lines.append(f"{where}: how to log in is missing: token_id and secret (or user and password)")
+    if runtime.ca_file is not None and not runtime.verify_tls:
+        lines.append(f"{where}.ca_file: has no meaning with verify_tls = false")
+    if runtime.ca_file is not None and not runtime.ca_file.is_file():
+        lines.append(f"{where}.ca_file: there is no file {runtime.ca_file}")
+    return lines
+
+
+def is_server_url(url: str | None) -> bool:
+    try:
+        parts = urlsplit(url or "")
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and parts.username is None
+    except ValueError:
+        return False

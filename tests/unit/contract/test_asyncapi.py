@@ -39,6 +39,6 @@ def test_it_is_plain_json_and_the_same_each_time():
 
 def test_a_request_requires_only_what_has_no_default():
     schemas = build("1.0")["components"]["schemas"]
-    assert schemas["CreateContainer"]["required"] == ["image"]
+    assert schemas["StartContainer"]["required"] == ["container_id"]
     assert schemas["CreateContainer"]["additionalProperties"] is False
     assert "required" not in schemas["IdlePolicy"]

@@ -77,6 +77,7 @@ def test_the_wire_names_of_the_models_are_those_of_the_contract() -> None:
         "timestamp",
     }
     assert set(ContainerConfig.model_fields) == {
+        "proxmox",
         "image",
         "name",
         "environment",

@@ -129,10 +129,10 @@ def test_a_name_like_nothing_points_to_the_reference() -> None:
         ('[log]\nlevel = "LOUD"', "log.level (file {path}): Input should be 'DEBUG'"),
         ("auth = 5", "auth (file {path}): "),
         ("port = ", "file {path}: not TOML: "),
-        ('[runtimes.lab]\nurl = "x"', "runtimes.lab.kind: missing: docker, process or memory"),
+        ('[runtimes.lab]\nurl = "x"', "runtimes.lab.kind: missing: docker, process, memory or proxmox"),
         (
             '[runtimes.process]\nurl = "x"',
-            "runtimes.process.url: a runtime of kind process has no such setting (docker has)",
+            "runtimes.process.url: a runtime of kind process has no such setting (docker and proxmox have)",
         ),
         ('runtime = "lba"', "runtime: no runtime 'lba'"),
         ('host = "0.0.0.0"', "host: 0.0.0.0 is not a loopback address and there are no tokens"),

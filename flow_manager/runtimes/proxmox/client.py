@@ -1,0 +1,130 @@
+"""One Proxmox VE server (or cluster), spoken to off the event loop: a few threads of its own, every call bounded in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from requests.exceptions import RequestException
+
+from flow_manager.errors import RuntimeUnavailable
+from flow_manager.runtimes.proxmox.failure import CallFailed, of_answer, of_exception
+from flow_manager.runtimes.proxmox.transport import (
+    READ_SECONDS,
+    WRITE_SECONDS,
+    Address,
+    Login,
+    TicketAuth,
+    make_api,
+    session_of,
+)
+from flow_manager.util.backoff import exponential
+
+KIND = "proxmox"
+# Threads, and connections, of one server: its proxy has 3 workers, and beyond 8 nothing gets quicker (75 reads a second).
+THREADS = 8
+READ_TRIES = 4
+FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
+# A shutdown has eight seconds in all by default; what hangs longer ends with its own time limit.
+CLOSE_SECONDS = 2.0
+
+
+class PveClient:
+    """Raises `CallFailed`; never waits longer than it is told. Paths are without the leading slash: `nodes/pve1/lxc`."""
+
+    def __init__(self, address: Address, login: Login, *, verify: bool | str = True, connect: float = 3.0) -> None:
+        self.address = address
+        self._login, self._verify, self._connect = login, verify, connect
+        self._threads: ThreadPoolExecutor | None = None
+        self._api: Any = None
+        # How often the server was asked: a promise of few calls can be kept only by who counts them.
+        self.calls = 0
+
+    async def open(self) -> None:
+        """No I/O: the first call connects."""
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"pve-{self.address.host}")
+        self._api = make_api(self.address, self._login, verify=self._verify, connect=self._connect, connections=THREADS)
+
+    async def close(self) -> None:
+        threads, self._threads = self._threads, None
+        if threads is None:
+            return
+        threads.shutdown(wait=False, cancel_futures=True)
+        session_of(self._api).close()
+        ending = asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
+        await asyncio.wait([ending], timeout=CLOSE_SECONDS)
+
+    async def get(self, path: str, *, within: float = READ_SECONDS, **params: Any) -> Any:
+        """A read, repeated while only the way there fails, at most `within` seconds in all."""
+        waits = exponential(FIRST_WAIT, maximum=LONGEST_WAIT)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        for attempt in range(1, READ_TRIES + 1):
+            try:
+                return await self._call("get", path, params, deadline - loop.time())
+            except CallFailed as failed:
+                wait = next(waits)
+                if not failed.passing or attempt == READ_TRIES or loop.time() + wait >= deadline:
+                    raise
+                await asyncio.sleep(wait)
+        raise AssertionError("unreachable")
+
+    async def post(self, path: str, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
+        """Once, never repeated here. A cancelled caller does not stop it."""
+        return await self._call("post", path, data, within)
+
+    async def put(self, path: str, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
+        return await self._call("put", path, data, within)
+
+    async def delete(self, path: str, *, within: float = WRITE_SECONDS, **params: Any) -> Any:
+        return await self._call("delete", path, params, within)
+
+    async def _call(self, verb: str, path: str, values: dict[str, Any], within: float) -> Any:
+        if self._threads is None:
+            raise RuntimeUnavailable("the runtime is closed", kind=KIND, reason="the runtime is closed")
+        self.calls += 1
+
+        def act() -> Any:
+            return getattr(self._api(path), verb)(**{key: value for key, value in values.items() if value is not None})
+
+        # The thread goes on when the waiting ends: what it does is bounded by the session's own time limits.
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, act)
+        try:
+            async with asyncio.timeout(max(0.0, within)):
+                return await asyncio.shield(running)
+        except TimeoutError:
+            raise CallFailed(0, f"no answer in {within:.0f} s") from None
+        finally:
+            if not running.done():
+                running.add_done_callback(_forgotten)
+
+    def _guarded(self, act: Callable[[], Any]) -> Any:
+        """In a thread. Whatever goes wrong leaves it as CallFailed."""
+        auth = session_of(self._api).auth
+        try:
+            return self._once(act)
+        except CallFailed as failed:
+            if failed.status != 401 or not isinstance(auth, TicketAuth) or not auth.forget():
+                raise
+        # The ticket was too old for the server, which then did nothing: once more with a new one.
+        return self._once(act)
+
+    def _once(self, act: Callable[[], Any]) -> Any:
+        from proxmoxer import ResourceException
+
+        try:
+            return act()
+        except ResourceException as exc:
+            raise of_answer(exc.status_code, str(exc.content or ""), exc.errors) from None
+        except (RequestException, OSError) as exc:
+            raise of_exception(exc) from None
+        except Exception as exc:
+            # urllib3 and http.client raise what requests does not know in rare cuts: no trace of theirs leaves this place.
+            raise of_exception(exc) from exc
+
+
+def _forgotten(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()
