@@ -61,7 +61,11 @@ def make_runtime(name: str, chosen: RuntimeSettings, settings: Settings, *, inst
         from flow_manager.runtimes.memory import MemoryRuntime
 
         return MemoryRuntime(name, instance=instance)
-    raise SettingsRefused(f"runtimes.{name}: kind must be docker, process or memory")
+    if kind == "proxmox":
+        from flow_manager.runtimes.proxmox.provider import ProxmoxProvider
+
+        return ProxmoxProvider(name, chosen, **common)  # type: ignore[arg-type]
+    raise SettingsRefused(f"runtimes.{name}: kind must be docker, process, memory or proxmox")
 
 
 async def _answers(runtime: Runtime) -> bool:

@@ -22,6 +22,11 @@ def derived_flow_id(*parts: str) -> str:
     return _base32(digest)
 
 
+def lxc_flow_id(runtime: str, vmid: int) -> str:
+    """The flow id of an owner's LXC container, by the configured runtime's name: a vmid is its own for life."""
+    return derived_flow_id(runtime, "lxc", str(vmid))
+
+
 def is_flow_id(text: str) -> bool:
     return FLOW_ID_PATTERN.match(text) is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,7 @@ from flow_manager.runtimes.proxmox.transport import (
     TicketAuth,
     make_api,
     session_of,
+    skew_of,
 )
 from flow_manager.util.backoff import exponential
 
@@ -55,6 +57,10 @@ class PveClient:
         session_of(self._api).close()
         ending = asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
         await asyncio.wait([ending], timeout=CLOSE_SECONDS)
+
+    def server_time(self) -> float:
+        """The server's clock in epoch seconds, as far as its last answer told it."""
+        return time.time() + (skew_of(self._api) if self._api is not None else 0.0)
 
     async def get(self, path: str, *, within: float = READ_SECONDS, **params: Any) -> Any:
         """A read, repeated while only the way there fails, at most `within` seconds in all."""

@@ -29,6 +29,9 @@ class Tasks:
     def __init__(self, client: PveClient) -> None:
         self._client = client
 
+    def server_time(self) -> float:
+        return self._client.server_time()
+
     async def finish(self, upid: object, subject: Subject, *, within: float) -> None:
         """Wait for it. :raises FlowManagerError: what its end means. :raises OperationTimeout: it goes on."""
         task = _parsed(upid)

@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,6 +108,12 @@ def make_api(address: Address, login: Login, *, verify: bool | str, connect: flo
     return api
 
 
+def skew_of(api: Any) -> float:
+    """Seconds by which the server's clock is ahead of ours."""
+    adapter = session_of(api).get_adapter("https://")
+    return adapter.skew if isinstance(adapter, PveAdapter) else 0.0
+
+
 def session_of(api: Any) -> requests.Session:
     session: requests.Session = api._store["session"]
     return session
@@ -124,12 +131,15 @@ class PveAdapter(HTTPAdapter):
 
     def __init__(self, connections: int) -> None:
         super().__init__(pool_connections=1, pool_maxsize=connections, pool_block=True)
+        self.skew = 0.0
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
         connect = options["timeout"][0]
         options["timeout"] = (connect, READ_SECONDS if request.method == "GET" else WRITE_SECONDS)
         options["stream"] = True  # the body is read here, and only so much of it
         response = super().send(request, **options)
+        if (date := parsedate_tz(response.headers.get("Date"))) is not None:
+            self.skew = mktime_tz(date) - time.time()
         body = _read(response)
         response._content, response._content_consumed = body, True
         response.close()

@@ -1,0 +1,219 @@
+"""The containers of this instance and those to be adopted: found in one list of the whole cluster, keyed by the flow's id."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from typing import Any, TypeVar
+
+from flow_manager.errors import ContainerNotFound, FlowManagerError
+from flow_manager.runtimes.proxmox.addresses import of_interfaces
+from flow_manager.runtimes.proxmox.claims import Claims
+from flow_manager.runtimes.proxmox.client import KIND, PveClient
+from flow_manager.runtimes.proxmox.description import TAG, read_description
+from flow_manager.runtimes.proxmox.errors import Subject, translate, translated
+from flow_manager.runtimes.proxmox.failure import CallFailed
+from flow_manager.runtimes.proxmox.identity import Judge
+from flow_manager.runtimes.proxmox.known import Known, written
+from flow_manager.runtimes.proxmox.resources import Row, row, text
+from flow_manager.util.clock import Clock
+
+# Reads of configs that are under way at the same time; the server has three workers for them.
+WIDTH = 4
+# A config that was read less than this long ago is not read again by a whole look: at start two follow each other.
+FRESH_SECONDS = 30.0
+# One that can't be read (a right that is missing for it) is tried again after so long.
+RETRY_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+class Inventory:
+    """Finds and reads. What the server says of every container at once is kept in `rows`."""
+
+    def __init__(self, client: PveClient, judge: Judge, claims: Claims, clock: Clock) -> None:
+        self._client = client
+        self._claims = claims
+        self._clock = clock
+        self.judge = judge
+        self.known: dict[str, Known] = {}
+        self.rows: dict[int, Row] = {}
+        self._by_vmid: dict[int, Known] = {}
+        # vmid → when its config could last not be read, or was read and is nothing to us, with the tags that it had then.
+        self._passed_over: dict[int, tuple[float, frozenset[str], bool]] = {}
+        self._scanning = asyncio.Lock()
+
+    # --- the whole cluster --------------------------------------------------------------------------------------------
+
+    async def read_rows(self) -> dict[int, Row]:
+        """All containers that the login may see: one call. :raises FlowManagerError:"""
+        with translated():
+            data = await self._client.get("cluster/resources", type="vm")
+        found = [row(item) for item in data] if isinstance(data, list) else []
+        self.rows = {one.vmid: one for one in found if one is not None}
+        return self.rows
+
+    async def node_rows(self, node: str) -> dict[int, Row]:
+        """What is true now on one node; the cluster's list may be ten seconds old. :raises CallFailed:"""
+        data = await self._client.get(f"nodes/{node}/lxc")
+        found = [row(item, node=node) for item in data] if isinstance(data, list) else []
+        return {one.vmid: one for one in found if one is not None}
+
+    async def meet(self, rows: Iterable[Row], *, fresh: bool = False) -> list[Known]:
+        """Read the configs of those that may be ours and are not known yet; `fresh`: of the known ones too. Gives the new ones."""
+        async with self._scanning:
+            now = self._clock.monotonic()
+            wanted = [one for one in rows if self._worth_reading(one, now, fresh)]
+            width = asyncio.Semaphore(WIDTH)
+
+            async def read(one: Row) -> Known | None:
+                async with width:
+                    return await self._read(one)
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(read(one)) for one in wanted]
+            return [found for task in tasks if (found := task.result()) is not None]
+
+    def _worth_reading(self, one: Row, now: float, fresh: bool) -> bool:
+        known = self._by_vmid.get(one.vmid)
+        if known is not None:
+            return fresh and now - known.read_at > FRESH_SECONDS
+        if one.template or (TAG not in one.tags and one.vmid not in self._claims.claimed):
+            return False
+        passed = self._passed_over.get(one.vmid)
+        if passed is None or fresh:
+            return True
+        at, tags, readable = passed
+        # One that was read and is none of ours stays so until its tags change; another manager's is not read for ever.
+        return tags != one.tags or (not readable and now - at > RETRY_SECONDS)
+
+    async def _read(self, one: Row) -> Known | None:
+        """Take in one container; the Known only when it is new."""
+        try:
+            config = await self._client.get(f"nodes/{one.node}/lxc/{one.vmid}/config", current=1)
+        except CallFailed as failed:
+            if failed.passing or failed.status == 401:
+                raise translate(failed) from None
+            self._passed_over[one.vmid] = (self._clock.monotonic(), one.tags, False)
+            return None
+        return self.take(one, config if isinstance(config, dict) else {})
+
+    def take(self, one: Row, config: dict[str, Any]) -> Known | None:
+        """What its config says of it. None when it is nothing to us, or known already."""
+        labels = read_description(text(config.get("description")))
+        tags = frozenset(text(config.get("tags")).lower().replace(",", ";").split(";"))
+        identity = self.judge.identity(one.vmid, tags, labels, claimed=one.vmid in self._claims.claimed)
+        known = self._by_vmid.get(one.vmid)
+        if identity is None or config.get("template") in (1, "1"):
+            self._passed_over[one.vmid] = (self._clock.monotonic(), one.tags, True)
+            if known is not None:
+                self.forget(known)
+            return None
+        self._passed_over.pop(one.vmid, None)
+        new = known is None or known.identity != identity
+        if known is None or new:
+            if known is not None:
+                self.forget(known)
+            known = Known(one.vmid, one.node, identity, written(config, labels, one.vmid), row=one)
+            known.state = "paused" if one.vmid in self._claims.paused else "stopped"
+            if one.status == "running":
+                known.saw("running", self._clock.now(), one.uptime)
+            self.known[known.flow_id] = self._by_vmid[one.vmid] = known
+        else:
+            known.config = written(config, labels, one.vmid)
+        known.read_at = self._clock.monotonic()
+        return known if new else None
+
+    def forget(self, known: Known) -> None:
+        known.removed = True
+        if self.known.get(known.flow_id) is known:
+            del self.known[known.flow_id]
+        if self._by_vmid.get(known.vmid) is known:
+            del self._by_vmid[known.vmid]
+
+    def by_vmid(self, vmid: int) -> Known | None:
+        return self._by_vmid.get(vmid)
+
+    # --- one flow -----------------------------------------------------------------------------------------------------
+
+    async def find(self, flow_id: str) -> Known:
+        """:raises ContainerNotFound, RuntimeUnavailable:"""
+        known = self.known.get(flow_id)
+        if known is None:
+            await self.meet((await self.read_rows()).values())
+            known = self.known.get(flow_id)
+        if known is None:
+            raise ContainerNotFound(flow_id, kind=KIND)
+        return known
+
+    async def at(self, known: Known, act: Callable[[], Awaitable[T]], subject: Subject) -> T:
+        """`act`, which uses `known.path`; once more where the container has moved to another node.
+
+        Safe for every verb: a node that does not have the container has not acted upon it.
+        """
+        try:
+            return await act()
+        except CallFailed as failed:
+            error = translate(failed, subject)
+            if not (isinstance(error, ContainerNotFound) or failed.status in (595, 596)):
+                raise
+            if not await self.relocate(known):
+                raise
+            return await act()
+
+    async def relocate(self, known: Known) -> bool:
+        """Where is it now? True when it is elsewhere than was thought. :raises ContainerNotFound: nowhere."""
+        there = (await self.read_rows()).get(known.vmid)
+        if there is None:
+            self.forget(known)
+            raise ContainerNotFound(known.flow_id, kind=KIND)
+        moved, known.node = there.node != known.node, there.node
+        return moved
+
+    async def current(self, known: Known) -> Row:
+        """What it does now, asked of itself. :raises FlowManagerError:"""
+        subject = Subject(known.flow_id)
+
+        async def ask() -> Any:
+            return await self._client.get(f"{known.path}/status/current")
+
+        with translated(subject):
+            data = await self.at(known, ask, subject)
+        found = row({**data, "vmid": known.vmid}, node=known.node) if isinstance(data, dict) else None
+        if found is None:
+            raise ContainerNotFound(known.flow_id, kind=KIND)
+        return found
+
+    async def look(self, known: Known) -> Row:
+        """As `current`, taken in."""
+        turns, acting = known.turns, known.acting
+        found = await self.current(known)
+        if known.turns == turns and (known.acting == acting):
+            self.saw(known, found)
+        await self.see_addresses(known)
+        return found
+
+    def saw(self, known: Known, found: Row) -> None:
+        known.row = found
+        now = self._clock.now()
+        if found.status == "running":
+            self._claims.set_paused(known.vmid, False)
+            known.saw("running", now, found.uptime)
+        elif found.status == "stopped":
+            known.saw("paused" if known.vmid in self._claims.paused else "stopped", now)
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    async def see_addresses(self, known: Known) -> bool:
+        """Ask for them once a run; True when there are new ones. Whatever fails here is no reason to fail anything else."""
+        if known.state != "running" or known.addresses:
+            return False
+        try:
+            data = await self._client.get(f"{known.path}/interfaces", within=5.0)
+        except (CallFailed, FlowManagerError):
+            return False
+        if known.state == "running":
+            known.addresses = of_interfaces(data)
+        return bool(known.addresses)

@@ -1,0 +1,17 @@
+"""A runtime's settings as a client for its server."""
+
+from __future__ import annotations
+
+from flow_manager.runtimes.proxmox.client import PveClient
+from flow_manager.runtimes.proxmox.transport import Login, parse_url
+from flow_manager.settings.models import RuntimeSettings
+
+
+def client_of(settings: RuntimeSettings) -> PveClient:
+    """Not opened yet. :raises ValueError: the address is none (settings were checked before)."""
+    user = None
+    if settings.user is not None:
+        user = settings.user if "@" in settings.user else f"{settings.user}@{settings.realm}"
+    login = Login(settings.token_id, settings.secret, user, settings.password)
+    verify: bool | str = str(settings.ca_file) if settings.ca_file is not None else settings.verify_tls
+    return PveClient(parse_url(settings.url or ""), login, verify=verify, connect=settings.timeout)
