@@ -49,6 +49,7 @@ class Capabilities:
     put_code: bool = False
     exit_codes: bool = True
     events: bool = True
+    logs: bool = True
     stable_id: bool = True
     local_socket: bool = True
     networks: bool = False
@@ -249,7 +250,7 @@ class Runtime(Inside, Protocol):
     async def logs(self, id: str, *, tail: int = 100) -> list[str]:
         """The last lines that the flow wrote, oldest first, streams mixed, without newlines. For error reports.
 
-        :raises ContainerNotFound, RuntimeUnavailable:
+        :raises ContainerNotFound, RuntimeUnavailable, Unsupported:
         """
         ...
 

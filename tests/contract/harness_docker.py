@@ -29,6 +29,8 @@ PULL_STALL = 5
 class DockerHarness:
     kind = "docker"
     name = "lab"
+    fresh = "created"
+    clock_slack = 0.0
 
     def __init__(self, host: str, folder: Path) -> None:
         self.host = host

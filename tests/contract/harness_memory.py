@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 class MemoryHarness:
     kind = "memory"
     name = "memory"
+    fresh = "created"
+    clock_slack = 0.0
 
     def __init__(self, folder: Path) -> None:
         self.instance = f"test-{new_flow_id()}"

@@ -42,6 +42,8 @@ SCRIPTS: dict[str, str] = {
 class ProcessHarness:
     kind = "process"
     name = "process"
+    fresh = "created"
+    clock_slack = 0.0
 
     def __init__(self, folder: Path) -> None:
         self.instance = f"test-{new_flow_id()}"

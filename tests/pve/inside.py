@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import signal
 import socket
@@ -112,6 +113,8 @@ class Inside:
             ADDRESS: str(container.address),
             **container.environment,
         }
+        if shutil.which(shlex.split(entrypoint)[0], path=environment["PATH"]) is None:
+            raise FileNotFoundError(f"exec: {shlex.split(entrypoint)[0]}: not found")  # no init: LXC gives the start up
         container.folder.mkdir(parents=True, exist_ok=True)
         await program.open(("/bin/sh", "-c", f"exec {entrypoint}"), environment, container.folder)
         container.program = program

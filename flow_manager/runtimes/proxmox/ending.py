@@ -20,6 +20,7 @@ from flow_manager.runtimes.proxmox.known import Known
 from flow_manager.runtimes.proxmox.orders import SETTLE_SECONDS, Orders
 from flow_manager.runtimes.proxmox.tasks import Tasks, succeeded
 from flow_manager.runtimes.proxmox.upid import parse_upid
+from flow_manager.runtimes.signals import signal_number
 
 KILL = "KILL"
 # What a shutdown sends is the container's own affair (PWR for a system's init, the image's own signal otherwise): no other
@@ -34,8 +35,8 @@ def short(signal: str | None) -> str | None:
 
 
 def check_signal(signal: str | None) -> None:
-    """:raises Unsupported: it can't be sent from outside."""
-    if signal is not None and short(signal) not in {KILL, *POLITE}:
+    """:raises InvalidRequest: no signal. :raises Unsupported: it can't be sent from outside."""
+    if signal is not None and signal_number(signal) and short(signal) not in {KILL, *POLITE}:
         raise Unsupported(f"Proxmox VE can't send {signal} to a container", kind=KIND, capability="signals")
 
 
@@ -100,7 +101,7 @@ class Ending:
 
         :raises ContainerNotFound, ContainerStopped, StopFailed, Unsupported, RuntimeUnavailable:
         """
-        if short(signal) != KILL:
+        if short(signal) != KILL and signal_number(signal):
             raise Unsupported(f"Proxmox VE can't send {signal} to a container", kind=KIND, capability="signals")
         if known.ending.is_set():
             known.acting += 1

@@ -64,6 +64,7 @@ class ProxmoxProvider(NothingInside):
             pause=settings.pause,
             signals=False,
             exit_codes=False,
+            logs=False,
             local_socket=False,
             limits=True,
             images=True,
