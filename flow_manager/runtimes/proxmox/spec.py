@@ -87,7 +87,8 @@ def description(spec: FlowSpec, *, vmid: int, attempt: str, now: datetime) -> st
 
 
 def environment(spec: FlowSpec) -> dict[str, str]:
-    return {**spec.environment, "FLOW_ID": spec.id}
+    """The flow's own variables, and the manager's, which win."""
+    return {**spec.environment, "FLOW_ID": spec.id, **spec.channel_variables}
 
 
 def create_parameters(
