@@ -82,6 +82,17 @@ class UserActivityLogger:
     def log_container_deleted(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
         return self._add("container_deleted", flow, actor, _done(flow, actor, "deleted"), details)
 
+    def log_container_updated(self, flow: FlowRef, actor: str, **details: Any) -> Stored:
+        return self._add("container_updated", flow, actor, f"{actor} updated the code of flow {_called(flow)}", details)
+
+    def log_container_rolled_back(self, flow: FlowRef, actor: str, reason: str | None = None, **details: Any) -> Stored:
+        """`reason`: an update has failed; without one, somebody wanted the older code back."""
+        if reason is None:
+            message = f"{actor} took flow {_called(flow)} back to its older code"
+        else:
+            message = f"the new code of flow {_called(flow)} failed, the old one is back: {reason}"
+        return self._add("container_rolled_back", flow, actor, message, {"reason": reason, **details})
+
     def log_container_died(
         self, flow: FlowRef, exit_code: int | None = None, cause: str | None = None, **details: Any
     ) -> Stored:

@@ -148,6 +148,17 @@ class FlowManagerClient:
     ) -> ContainerStatus:
         return await self._change("kill_container", container_id, request_id, signal=signal)
 
+    async def update_container(
+        self, container_id: str, code_path: str, *, request_id: str | None = None
+    ) -> ContainerInfo:
+        """`code_path`: a file, folder or tar archive on the service's machine, below the folders that its settings allow."""
+        request = {"container_id": container_id, "code_path": code_path, "request_id": request_id}
+        return incoming(ContainerInfo, await self.call("update_container", request, timeout=WAKE_TIMEOUT))
+
+    async def rollback_container(self, container_id: str, *, request_id: str | None = None) -> ContainerInfo:
+        request = {"container_id": container_id, "request_id": request_id}
+        return incoming(ContainerInfo, await self.call("rollback_container", request, timeout=WAKE_TIMEOUT))
+
     async def delete_container(
         self, container_id: str, *, force: bool = False, request_id: str | None = None
     ) -> Deleted:

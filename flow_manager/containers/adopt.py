@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from flow_manager.containers import orphans
 from flow_manager.containers.adopted import Adopted, become, stored
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
@@ -28,7 +29,9 @@ async def adopt(core: Core, runtime: Runtime, seen: Observation) -> FlowEntry | 
 
     :raises SystemFailure: it can't be stored; the next look tries again.
     """
-    if not seen.adopted or core.closing or core.table.get(seen.id) is not None:
+    if not seen.adopted:
+        return await orphans.take_in(core, runtime, seen)
+    if core.closing or core.table.get(seen.id) is not None:
         return None
     if core.adoptions.released.get(seen.id) == (runtime.name, seen.runtime_id):
         return None

@@ -1,19 +1,24 @@
-"""A flow's code: copied into `<state_dir>/code/<id>/`, where it is mounted at `/flow`. Staged first, then renamed."""
+"""A flow's code: copied into `<state_dir>/code/<id>/`, where it is mounted at `/flow`. Staged first, then renamed.
+
+Beside it, out of the flow's sight: `.<id>.new-*` what is being staged, `.<id>.undo` what an update that isn't over yet has
+replaced, `.<id>.old` what the last update has replaced, kept for one rollback.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import secrets
 import shutil
-import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from flow_manager.containers.code_archive import is_archive, unpack
+from flow_manager.containers.code_copy import FOLDER_MODE, copy_file, copy_folder
 from flow_manager.errors import DiskFull, InvalidRequest, PathNotAllowed
 
-MAX_ENTRIES = 10_000
-MAX_BYTES = 256 * 1024 * 1024
-_FOLDER_MODE = 0o755
-_FILE_MODE = 0o644
+T = TypeVar("T")
+_ENOSPC = 28
 
 
 class CodeStore:
@@ -25,93 +30,142 @@ class CodeStore:
     def folder(self, flow_id: str) -> Path:
         return self._root / flow_id
 
+    def can_roll_back(self, flow_id: str) -> bool:
+        return self._old(flow_id).is_dir()
+
+    def unfinished(self, flow_id: str) -> bool:
+        """An update has replaced the code, and was neither confirmed nor undone."""
+        return self._undo(flow_id).is_dir()
+
     async def put(self, flow_id: str, source: Path) -> Path:
-        """Copy a file or a folder's content; the flow's folder.
+        """Stage it and take it as the code of a flow that has none; the flow's folder. :raises: what `stage` raises."""
+        staged = await self.stage(flow_id, source)
+        await _finished(lambda: staged.rename(self.folder(flow_id)))
+        return self.folder(flow_id)
+
+    async def stage(self, flow_id: str, source: Path) -> Path:
+        """Copy a file, a folder's content or an archive's (`.tar`, `.tar.gz`, `.tgz`, …) to where it can be renamed from.
 
         :raises PathNotAllowed: for a link that leads out of it, or anything that is neither file, folder nor link.
-        :raises InvalidRequest: past 10,000 entries or 256 MiB.
+        :raises InvalidRequest: past 10,000 entries or 256 MiB, or an archive that can't be read.
         :raises DiskFull:
         """
-        work = asyncio.get_running_loop().run_in_executor(None, self._put, flow_id, source)
+        return await _finished(lambda: self._stage(flow_id, source))
+
+    async def stage_old(self, flow_id: str) -> Path:
+        """What the last update replaced, taken for a rollback; `unstage_old` puts it back.
+
+        :raises InvalidRequest: there is none.
+        """
+        staged = self._new(flow_id)
         try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            # A thread can't be cancelled: wait for its end, else it would write after the clean-up.
-            await asyncio.wait([work])
-            raise
+            await _finished(lambda: self._old(flow_id).rename(staged))
+        except FileNotFoundError:
+            raise InvalidRequest("there is no older code to go back to", fields=[]) from None
+        return staged
+
+    async def unstage_old(self, flow_id: str, staged: Path) -> None:
+        await _finished(lambda: staged.rename(self._old(flow_id)))
+
+    async def discard(self, staged: Path) -> None:
+        await _finished(lambda: shutil.rmtree(staged, ignore_errors=True))
+
+    async def swap(self, flow_id: str, staged: Path) -> None:
+        """Take what was staged as the flow's code. To be ended by `confirm` or `undo`; the flow must not run meanwhile."""
+
+        def work() -> None:
+            current, undo = self.folder(flow_id), self._undo(flow_id)
+            shutil.rmtree(undo, ignore_errors=True)
+            if current.exists():
+                current.rename(undo)
+            staged.rename(current)
+
+        await _finished(work)
+
+    async def confirm(self, flow_id: str) -> None:
+        """The new code stays; what it replaced is kept for one rollback."""
+
+        def work() -> None:
+            if self._undo(flow_id).exists():
+                shutil.rmtree(self._old(flow_id), ignore_errors=True)
+                self._undo(flow_id).rename(self._old(flow_id))
+
+        await _finished(work)
+
+    async def undo(self, flow_id: str, *, keep: bool = False) -> None:
+        """Put back what the swap replaced. `keep`: what was swapped in is kept for a later rollback, not thrown away."""
+
+        def work() -> None:
+            current = self.folder(flow_id)
+            if current.exists():
+                away = self._old(flow_id) if keep else self._new(flow_id)
+                current.rename(away)
+                if not keep:
+                    shutil.rmtree(away, ignore_errors=True)
+            if self._undo(flow_id).exists():
+                self._undo(flow_id).rename(current)
+
+        await _finished(work)
 
     async def remove(self, flow_id: str) -> None:
-        """What is gone already counts as removed."""
-        await asyncio.to_thread(shutil.rmtree, self.folder(flow_id), True)
+        """All of it. What is gone already counts as removed."""
 
-    def _put(self, flow_id: str, source: Path) -> Path:
-        target = self.folder(flow_id)
-        staged = self._root / f".{flow_id}.new"
-        shutil.rmtree(staged, ignore_errors=True)
+        def work() -> None:
+            shutil.rmtree(self.folder(flow_id), ignore_errors=True)
+            for kept in self._root.glob(f".{flow_id}.*"):
+                shutil.rmtree(kept, ignore_errors=True)
+
+        await asyncio.to_thread(work)
+
+    async def sweep(self) -> None:
+        """Remove what was being staged when a manager ended."""
+
+        def work() -> None:
+            for staged in self._root.glob(".*.new-*"):
+                shutil.rmtree(staged, ignore_errors=True)
+
+        await asyncio.to_thread(work)
+
+    def _undo(self, flow_id: str) -> Path:
+        return self._root / f".{flow_id}.undo"
+
+    def _old(self, flow_id: str) -> Path:
+        return self._root / f".{flow_id}.old"
+
+    def _new(self, flow_id: str) -> Path:
+        return self._root / f".{flow_id}.new-{secrets.token_hex(4)}"
+
+    def _stage(self, flow_id: str, source: Path) -> Path:
+        staged = self._new(flow_id)
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            staged.mkdir(mode=_FOLDER_MODE)
-            staged.chmod(_FOLDER_MODE)
+            staged.mkdir()
+            staged.chmod(FOLDER_MODE)
             if source.is_dir():
-                _copy_folder(source, staged)
+                copy_folder(source, staged)
+            elif is_archive(source):
+                unpack(source, staged)
             elif source.is_file():
-                _copy_file(source, staged / source.name, source.stat().st_mode)
+                copy_file(source, staged / source.name, source.stat().st_mode)
             else:
                 raise PathNotAllowed("code_path is neither a file nor a folder", path=str(source))
-            staged.rename(target)
-        except OSError as error:
-            if error.errno == 28:  # ENOSPC
+        except BaseException as error:
+            shutil.rmtree(staged, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
+            if error.errno == _ENOSPC:
                 raise DiskFull("no space left for the flow's code") from None
             raise InvalidRequest(
                 f"code_path: {error.strerror}", fields=[{"path": "code_path", "reason": str(error.strerror)}]
             ) from None
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        return target
+        return staged
 
 
-def _copy_folder(source: Path, target: Path) -> None:
-    entries = size = 0
-    for current, folders, files in os.walk(source):
-        here = Path(current)
-        there = target / here.relative_to(source)
-        for name in [*folders, *files]:
-            item = here / name
-            found = item.lstat()
-            entries += 1
-            if stat.S_ISLNK(found.st_mode):
-                _copy_link(item, there / name, source)
-            elif stat.S_ISDIR(found.st_mode):
-                (there / name).mkdir(mode=_FOLDER_MODE)
-                (there / name).chmod(_FOLDER_MODE)
-            elif stat.S_ISREG(found.st_mode):
-                size += found.st_size
-                _check(entries, size)
-                _copy_file(item, there / name, found.st_mode)
-            else:
-                raise PathNotAllowed(f"'{item.relative_to(source)}' is no file, folder or link", path=str(item))
-            _check(entries, size)
-
-
-def _check(entries: int, size: int) -> None:
-    if entries > MAX_ENTRIES or size > MAX_BYTES:
-        reason = f"more than {MAX_ENTRIES} entries or {MAX_BYTES // 2**20} MiB"
-        raise InvalidRequest(f"code_path: {reason}", fields=[{"path": "code_path", "reason": reason}])
-
-
-def _copy_link(item: Path, target: Path, root: Path) -> None:
-    wanted = item.readlink()
-    real = (item.parent / wanted).resolve()
-    if wanted.is_absolute() or not real.is_relative_to(root):
-        raise PathNotAllowed(f"the link '{item.relative_to(root)}' leads out of the code's folder", path=str(item))
-    target.symlink_to(wanted)
-
-
-def _copy_file(source: Path, target: Path, mode: int) -> None:
-    # Never through a link: the source may have been swapped for one since it was looked at.
-    handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as reader, target.open("xb") as writer:
-        if not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):
-            raise PathNotAllowed(f"'{source.name}' is no file", path=str(source))
-        shutil.copyfileobj(reader, writer)
-    target.chmod(_FILE_MODE | (mode & 0o111))
+async def _finished(work: Callable[[], T]) -> T:
+    """In a thread. One can't be cancelled: a caller that is waits for its end, else it would write after the clean-up."""
+    doing = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise

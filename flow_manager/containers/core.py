@@ -75,6 +75,8 @@ class Core:
     adoptions: Adoptions = field(default_factory=Adoptions)
     # Commands and terminals keep a flow awake, and wake it.
     uses: Uses = field(default_factory=Uses)
+    # A container of ours that is younger, and that nobody knows, is what an aborted create has left.
+    started_at: datetime | None = None
     closing: bool = False
     _told: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -46,6 +47,8 @@ class FlowEntry:
     visible: bool = True
     # Why it last ended, where an event told: exit, oom, stop.
     end_cause: str | None = None
+    # Set when the update under way is over; None while there is none.
+    updating: asyncio.Event | None = None
     # An event said that somebody outside stopped it, and its watcher doesn't know of it yet: an operation of ours holds it, or
     # the inspect that follows every event is under way.
     stopped_outside: bool = False

@@ -9,8 +9,9 @@ from flow_manager.containers import create, delete, exec, messages, pause, start
 from flow_manager.containers.core import Core, StatusListener
 from flow_manager.containers.reconcile import Reconciler
 from flow_manager.containers.recovery import recover
+from flow_manager.containers.update import Updates
 from flow_manager.contract import requests
-from flow_manager.contract.inside import ExecContainer, ExecResult
+from flow_manager.contract.inside import ExecContainer, ExecResult, UpdateContainer
 from flow_manager.contract.models import ContainerInfo, ContainerStatus, Deleted, MessageDelivery
 from flow_manager.contract.principal import Principal
 
@@ -21,8 +22,10 @@ class ContainerManager:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._reconciler = Reconciler(core)
+        self._updates = Updates(core)
 
     async def open(self) -> None:
+        self._core.started_at = self._core.now()
         await recover(self._core)
         self._reconciler.open()
 
@@ -30,6 +33,7 @@ class ContainerManager:
         """Refuse what is new, wait up to `timeout` seconds for what is under way; how many operations were cut off."""
         self._core.closing = True
         cut = await self._core.locks.drain(timeout)
+        await self._updates.close()
         await self._reconciler.close()
         return cut
 
@@ -63,6 +67,12 @@ class ContainerManager:
 
     async def unpause_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerStatus:
         return await pause.unpause(self._core, principal, request)
+
+    async def update_container(self, principal: Principal, request: UpdateContainer) -> ContainerInfo:
+        return await self._updates.update(principal, request)
+
+    async def rollback_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerInfo:
+        return await self._updates.rollback(principal, request)
 
     async def delete_container(self, principal: Principal, request: requests.DeleteContainer) -> Deleted:
         return await delete.delete(self._core, principal, request)

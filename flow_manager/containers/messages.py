@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from flow_manager.channel.handler import Delivery
 from flow_manager.containers.core import Core
 from flow_manager.containers.courier import reachable
 from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.ready import changes, next_change
 from flow_manager.contract.models import MessageDelivery
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import SendMessage
@@ -22,6 +25,8 @@ async def send_message(core: Core, principal: Principal, request: SendMessage) -
     """
     entry = core.table.resolve(principal, request.container_id)
     core.refuse_when_closing()
+    if entry.updating is not None:
+        request = await _after_update(core, entry, request)
     outbox = core.outbox
     if outbox is None:
         if request.wake and not reachable(core, entry):
@@ -47,6 +52,23 @@ async def send_message(core: Core, principal: Principal, request: SendMessage) -
             return await outbox.send(entry, request, message_id, left)
     finally:
         lease.release()
+
+
+async def _after_update(core: Core, entry: FlowEntry, request: SendMessage) -> SendMessage:
+    """What comes while the flow's code is changed waits for it to be back on its channel; with the time that is left then."""
+    end = core.clock.monotonic() + request.timeout
+    spoke = core.channel.last_communication(entry.id) is not None
+    try:
+        async with asyncio.timeout(request.timeout):
+            while entry.updating is not None:
+                await entry.updating.wait()
+            with changes(core, entry) as changed:
+                while spoke and entry.running and not reachable(core, entry):
+                    changed.clear()
+                    await next_change(core, entry, changed)
+    except TimeoutError:
+        pass  # then it is answered as one for a flow that is away
+    return request.model_copy(update={"timeout": max(0.0, end - core.clock.monotonic())})
 
 
 async def _write(core: Core, entry: FlowEntry, request: SendMessage, message_id: str | None) -> Delivery:

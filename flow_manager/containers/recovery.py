@@ -11,6 +11,7 @@ from flow_manager.containers.create import undo
 from flow_manager.containers.delete import leave_nothing
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.reconcile import ACTOR
+from flow_manager.containers.update import UPDATING, recover_update
 from flow_manager.contract.models import ContainerConfig
 from flow_manager.contract.principal import MANAGER
 from flow_manager.errors import FlowManagerError
@@ -21,6 +22,7 @@ from flow_manager.util.ids import new_short_id
 async def recover(core: Core) -> None:
     """Bring records and runtimes together. A runtime that does not answer leaves its flows as last known, `stale`."""
     entries: list[FlowEntry] = []
+    await core.code.sweep()
     for record in await core.store.all():
         if record.phase == RELEASED:
             core.adoptions.released[record.id] = (record.runtime, record.runtime_id)
@@ -39,7 +41,7 @@ async def recover(core: Core) -> None:
         except ValidationError as error:
             core.log.log_error(new_short_id("err"), error, operation="recover", container=record.id)
             continue
-        entry = FlowEntry(record, config, runtime, stale=True, visible=record.phase == "created")
+        entry = FlowEntry(record, config, runtime, stale=True, visible=record.phase in ("created", UPDATING))
         core.keep_secrets(entry, config)
         core.table.add(entry)
         entries.append(entry)
@@ -63,6 +65,8 @@ async def _recover_runtime(core: Core, runtime: Runtime, entries: list[FlowEntry
             core.activity.log_operation_recovered(entry.ref, "create", outcome="undone")
         elif entry.record.phase == "deleting":
             await _finish_delete(core, entry, found.get(entry.id))
+        elif entry.record.phase == UPDATING:
+            await _undo_update(core, entry, found.get(entry.id))
         else:
             await _find_again(core, entry, found.get(entry.id))
     for observation in found.values():
@@ -85,6 +89,15 @@ async def _finish_delete(core: Core, entry: FlowEntry, found: Observation | None
     await leave_nothing(core, entry)
     core.activity.log_container_deleted(entry.ref, MANAGER.name)
     core.activity.log_operation_recovered(entry.ref, "delete", outcome="done")
+
+
+async def _undo_update(core: Core, entry: FlowEntry, found: Observation | None) -> None:
+    try:
+        await recover_update(core, entry)
+        found = await entry.runtime.inspect(entry.id)
+    except FlowManagerError as error:
+        core.log.log_error(new_short_id("err"), error, operation="update", container=entry.id)
+    await _find_again(core, entry, found)
 
 
 async def _find_again(core: Core, entry: FlowEntry, found: Observation | None) -> None:

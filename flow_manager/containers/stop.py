@@ -26,7 +26,7 @@ async def stop(core: Core, principal: Principal, request: StopContainer) -> Cont
         try:
             # Recorded while it stops, not after: should the manager die in between, the flow must not be brought back.
             observation = await core.while_recording(
-                entry, _stop_now(core, entry, signal=request.signal, timeout=request.timeout), desired="stopped"
+                entry, stop_now(core, entry, signal=request.signal, timeout=request.timeout), desired="stopped"
             )
         except StopFailed:
             # Its watcher tries again, harder, until it has stopped: that is still what is wanted.
@@ -51,7 +51,7 @@ async def restart(core: Core, principal: Principal, request: RestartContainer) -
     entry = core.table.resolve(principal, request.container_id)
 
     async def body() -> None:
-        await _stop_now(core, entry, signal=None, timeout=request.timeout)
+        await stop_now(core, entry, signal=None, timeout=request.timeout)
         await start_now(core, entry)
         await tell_started(core, entry, core.activity.log_container_restarted(entry.ref, principal.name))
 
@@ -86,7 +86,7 @@ async def kill(core: Core, principal: Principal, request: KillContainer) -> Cont
     return await core.change(entry, "kill", signal, principal, body, preempt=True)
 
 
-async def _stop_now(core: Core, entry: FlowEntry, *, signal: str | None, timeout: float | None) -> Observation:
+async def stop_now(core: Core, entry: FlowEntry, *, signal: str | None, timeout: float | None) -> Observation:
     idle = entry.config.idle
     grace = timeout if timeout is not None else (idle.stop_timeout if idle else DEFAULT_GRACE)
     core.channel.announce_stopping(entry.id, grace)

@@ -72,6 +72,20 @@ CLIENT_EVENTS: dict[str, ClientEvent] = {
             "delete_container", requests.DeleteContainer, Deleted, WRITE, "Remove a flow and all that it left."
         ),
         ClientEvent(
+            "update_container",
+            inside.UpdateContainer,
+            ContainerInfo,
+            WRITE,
+            "Replace a flow's code, restart it if it ran, and take it back when that fails.",
+        ),
+        ClientEvent(
+            "rollback_container",
+            requests.ChangeContainer,
+            ContainerInfo,
+            WRITE,
+            "Go back to the code that the last update replaced.",
+        ),
+        ClientEvent(
             "sleep_container",
             requests.ChangeContainer,
             ContainerStatus,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from flow_manager.contract import requests
 from flow_manager.contract.activity import ActivityPage, Subscription
-from flow_manager.contract.inside import ExecContainer, ExecResult
+from flow_manager.contract.inside import ExecContainer, ExecResult, UpdateContainer
 from flow_manager.contract.models import (
     ContainerInfo,
     ContainerStatus,
@@ -40,6 +40,8 @@ class Manager(Protocol):
     async def pause_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerStatus: ...
     async def unpause_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerStatus: ...
     async def kill_container(self, principal: Principal, request: requests.KillContainer) -> ContainerStatus: ...
+    async def update_container(self, principal: Principal, request: UpdateContainer) -> ContainerInfo: ...
+    async def rollback_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerInfo: ...
     async def delete_container(self, principal: Principal, request: requests.DeleteContainer) -> Deleted: ...
     async def send_message(self, principal: Principal, request: requests.SendMessage) -> MessageDelivery: ...
     async def exec_container(self, principal: Principal, request: ExecContainer) -> ExecResult: ...
@@ -97,6 +99,14 @@ class SocketIOEventHandler:
     async def handle_delete_container(self, sid: str, data: Any) -> Deleted:
         client, request = self._asked(sid, requests.DeleteContainer, data)
         return await self._manager.delete_container(client.principal, request)
+
+    async def handle_update_container(self, sid: str, data: Any) -> ContainerInfo:
+        client, request = self._asked(sid, UpdateContainer, data)
+        return await self._manager.update_container(client.principal, request)
+
+    async def handle_rollback_container(self, sid: str, data: Any) -> ContainerInfo:
+        client, request = self._asked(sid, requests.ChangeContainer, data)
+        return await self._manager.rollback_container(client.principal, request)
 
     async def handle_sleep_container(self, sid: str, data: Any) -> ContainerStatus:
         client, request = self._asked(sid, requests.ChangeContainer, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from flow_manager.errors import Conflict, ContainerNotFound, NotAllowed, ShuttingDown
+from flow_manager.errors import Conflict, ContainerNotFound, FlowManagerError, NotAllowed, ShuttingDown
 from flow_manager.idle import waking
 from flow_manager.idle.attempt import Attempt
 
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 async def wake(watcher: Watcher, reason: str, *, by_request: bool, for_dependent: bool) -> None:
     """:raises: as `Watcher.wake`."""
     while watcher.state != "ready":
+        try:
+            await _wait(watcher, reason, by_request=by_request, for_dependent=for_dependent)
+            return
+        except FlowManagerError:
+            if (updating := watcher.entry.updating) is None:
+                raise
+        # Its code is being changed: it comes back with the new one, or with the old.
+        await updating.wait()
+
+
+async def _wait(watcher: Watcher, reason: str, *, by_request: bool, for_dependent: bool) -> None:
+    while True:
         attempt = begin(watcher, reason, person=not by_request, for_dependent=for_dependent)
         attempt.held += by_request
         try:
@@ -27,6 +39,8 @@ async def wake(watcher: Watcher, reason: str, *, by_request: bool, for_dependent
                 raise
         finally:
             attempt.held -= by_request
+        if watcher.state == "ready":
+            return
 
 
 def begin(watcher: Watcher, reason: str, *, person: bool, for_dependent: bool = False) -> Attempt:

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 from flow_manager.contract.models import FlowState
 from flow_manager.errors import Conflict, ContainerNotFound, ContainerStopped, FlowManagerError, StartFailed
 from flow_manager.idle import outage, sleeping, waking
-from flow_manager.idle.states import ENDS_A_RUN, Event, on_observation, on_operation_begin, on_operation_end, transition
+from flow_manager.idle.states import (
+    COMES_BACK,
+    ENDS_A_RUN,
+    Event,
+    on_observation,
+    on_operation_begin,
+    on_operation_end,
+    transition,
+)
 from flow_manager.runtimes.base import Observation
 
 if TYPE_CHECKING:
     from flow_manager.idle.watcher import Watcher
 
-_DONE = {"stop": "stopped", "kill": "killed", "pause": "paused", "restart": "restarted"}
+_DONE = {"stop": "stopped", "kill": "killed", "pause": "paused", "restart": "restarted", "update": "updated"}
 
 
 def _why_ended(by_hand: bool, code: int | None, was: FlowState, known: str | None) -> str:
@@ -45,7 +53,7 @@ def stop_begins(watcher: Watcher, operation: str) -> None:
     Requests that wait for it wake it again after a sleep: traffic that came later would, too.
     """
     attempt = watcher.attempt
-    if not watcher.apply(Event.STOP_BEGINS) or operation == "restart" or attempt is None:
+    if not watcher.apply(Event.STOP_BEGINS) or operation in COMES_BACK or attempt is None:
         return
     if operation == "sleep" and attempt.held:
         waking.begin_anew(watcher, attempt)
@@ -128,12 +136,12 @@ def take_in(
         if operation is None and transition(was, event) != was:
             watcher.stop_reason = _why_ended(by_hand, code, was, watcher.stop_reason)
         watcher.apply(event)
-        if operation == "restart":
+        if operation in COMES_BACK:
             watcher.apply(Event.WAKE)  # its second half begins
         # Napping: frozen to sleep, and then somebody stopped it for good.
         if by_hand and (was in ("starting", "ready", "error") or (was == "napping" and cause == "stop")):
             watcher.wish("stopped")
-        if watcher.attempt is not None and was == "starting" and operation != "restart":
+        if watcher.attempt is not None and was == "starting" and operation not in COMES_BACK:
             watcher.give_up(watcher.attempt, _ended_error(event, by_hand, code))
 
 

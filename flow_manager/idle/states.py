@@ -56,7 +56,9 @@ TABLE: dict[tuple[FlowState, Event], FlowState] = {
 """A pair that isn't here changes nothing."""
 
 # Operations of the manager that end, or freeze, a run. A `sleep` says so itself, once nothing holds the flow any more.
-STOPS = frozenset({"stop", "kill", "pause", "restart"})
+STOPS = frozenset({"stop", "kill", "pause", "restart", "update"})
+# Those that bring it back up, if it ran: who waits for it goes on waiting.
+COMES_BACK = frozenset({"restart", "update"})
 # Operations whose effect, once done, is that somebody stopped it.
 ENDS = frozenset({"stop", "kill", "pause", "sleep"})
 ENDS_A_RUN = STOPS | ENDS
@@ -84,8 +86,9 @@ def on_operation_end(operation: str, *, failed: bool, runs: bool) -> Event | Non
     A client's stop of a flow that had ended already observes nothing new, and still takes it out of `error`.
     """
     if failed:
-        return Event.FAILED if operation in STARTS | {"restart"} and not runs else None
-    return Event.STOPPED if operation in ENDS and not runs else None
+        return Event.FAILED if operation in STARTS | COMES_BACK and not runs else None
+    # The update of a flow that did not run leaves it so.
+    return Event.STOPPED if operation in ENDS | {"update"} and not runs else None
 
 
 def on_observation(

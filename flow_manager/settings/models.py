@@ -61,6 +61,11 @@ class PolicySettings(SettingsModel):
     volume_roots: tuple[Path, ...] = Field(
         default=(), description="Host folders below which `volumes` may be. None by default."
     )
+    orphans: Literal["adopt", "remove"] = Field(
+        default="adopt",
+        description="What becomes of this instance's own containers of which the store knows nothing (it was lost): "
+        "they are flows again, or they are removed.",
+    )
     code_roots: tuple[Path, ...] = Field(
         default=(), description="Host folders below which `code_path` may be. None by default."
     )

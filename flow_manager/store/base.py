@@ -16,7 +16,7 @@ class FlowRecord:
     """What the manager knows of a flow beside what its runtime says.
 
     `config` is the ContainerConfig as JSON data, secrets included: the store's folder is closed to other users (0700).
-    `phase` tells a restarted manager what was under way: `creating` and `deleting` are finished or undone at start;
+    `phase` tells a restarted manager what was under way: `creating`, `deleting` and `updating` are finished or undone at start;
     `released` is no flow any more, but a container that must not be adopted again.
     `request_key` is `<principal>:<request_id>` of the create, so that a retry after a crash finds what it made.
     """
@@ -29,7 +29,7 @@ class FlowRecord:
     config: dict[str, Any]
     desired: DesiredState
     created_at: datetime
-    phase: str = "created"  # creating | created | deleting | released
+    phase: str = "created"  # creating | created | updating | deleting | released
     adopted: bool = False
     request_key: str | None = None
     # When its last use ended, as of the last flush: the idle deadline survives a restart of the manager.

@@ -32,7 +32,7 @@ from flow_manager.runtimes.docker.start import Starter
 from flow_manager.runtimes.inside import NothingInside
 from flow_manager.settings.models import LimitSettings, RuntimeSettings
 
-CAPABILITIES = Capabilities(networks=True, limits=True, tty=True, images=True, volumes=True)
+CAPABILITIES = Capabilities(put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
 
 
 class DockerProvider(NothingInside):

@@ -25,7 +25,7 @@ from flow_manager.runtimes.memory.faults import Fault, Faults, When
 from flow_manager.runtimes.signals import signal_number
 from flow_manager.util.ids import derived_flow_id
 
-CAPABILITIES = Capabilities(networks=True, limits=True, tty=True, images=True, volumes=True)
+CAPABILITIES = Capabilities(put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
 # As long as the service gives an engine call by default.
 CALL_TIMEOUT = 120.0
 MEMORY_OF_A_FLOW = 1024 * 1024

@@ -33,7 +33,7 @@ from flow_manager.util.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = Capabilities(isolation=False)
+CAPABILITIES = Capabilities(put_code=True, isolation=False)
 FOLDER = "process"
 # A folder that a create has not finished yet; whatever bears this name at a start is of a manager that died.
 UNFINISHED = ".new-"

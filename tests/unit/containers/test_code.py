@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from flow_manager.containers import code as code_module
+from flow_manager.containers import code_copy
 from flow_manager.containers.code import CodeStore
 from flow_manager.errors import InvalidRequest, PathNotAllowed
 
@@ -71,11 +73,11 @@ async def test_a_pipe_is_refused(store: CodeStore, source: Path) -> None:
 async def test_too_much_is_refused_before_it_is_copied(
     store: CodeStore, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code_module, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(code_copy, "MAX_ENTRIES", 3)
     with pytest.raises(InvalidRequest):
         await store.put("aaaaaaaaaaaa", source)
-    monkeypatch.setattr(code_module, "MAX_ENTRIES", 100)
-    monkeypatch.setattr(code_module, "MAX_BYTES", 5)
+    monkeypatch.setattr(code_copy, "MAX_ENTRIES", 100)
+    monkeypatch.setattr(code_copy, "MAX_BYTES", 5)
     with pytest.raises(InvalidRequest):
         await store.put("aaaaaaaaaaaa", source)
 
@@ -85,3 +87,110 @@ async def test_removing_what_is_gone_is_fine(store: CodeStore, source: Path) -> 
     await store.remove("aaaaaaaaaaaa")
     await store.remove("aaaaaaaaaaaa")
     assert not store.folder("aaaaaaaaaaaa").exists()
+
+
+# --- archives ---------------------------------------------------------------------------------------------------------
+
+
+def packed(path: Path, *members: tuple[str, str, str], mode: str = "w:gz") -> Path:
+    """`members`: (kind, name, content or target)."""
+    kinds = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE,
+             "device": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE}  # fmt: skip
+    with tarfile.open(path, mode) as archive:
+        for kind, name, content in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.mode = kinds[kind], 0o4755
+            if kind == "file":
+                member.size = len(content)
+            else:
+                member.linkname = content
+            archive.addfile(member, io.BytesIO(content.encode()) if kind == "file" else None)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [(".tar", "w"), (".tar.gz", "w:gz"), (".tgz", "w:gz"), (".tar.xz", "w:xz")]
+)
+async def test_an_archive_is_unpacked(store: CodeStore, tmp_path: Path, suffix: str, mode: str) -> None:
+    source = packed(
+        tmp_path / f"code{suffix}",
+        ("file", "./main.py", "print(1)"),
+        ("folder", "lib", ""),
+        ("file", "lib/deep/er/a.py", "a = 1"),
+        ("link", "alias.py", "lib/deep/../deep/er/a.py"),
+        mode=mode,
+    )
+    target = await store.put("aaaaaaaaaaaa", source)
+    found = sorted(str(p.relative_to(target)) for p in target.rglob("*"))
+    assert found == ["alias.py", "lib", "lib/deep", "lib/deep/er", "lib/deep/er/a.py", "main.py"]
+    assert (target / "alias.py").read_text() == "a = 1"
+    assert (target / "main.py").stat().st_mode & 0o7777 == 0o755  # no set-user-id bit comes along
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("file", "/etc/cron.d/x", "bad")],
+        [("file", "../x", "bad")],
+        [("file", "a/../../x", "bad")],
+        [("link", "x", "/etc/passwd")],
+        [("link", "x", "../outside")],
+        [("link", "a", "."), ("file", "a/x", "through a link")],
+        [("file", "a/x", "through a link"), ("link", "a", ".")],
+        [("link", "a", ".."), ("link", "a/x", "y")],
+        [("link", "sub/l2", ".."), ("link", "l1", "sub/l2/../../outside")],
+        [("link", "a", "b"), ("link", "b", "a")],
+        [("file", "x", "1"), ("hard", "y", "x")],
+        [("hard", "y", "/etc/passwd")],
+        [("device", "null", "")],
+        [("pipe", "p", "")],
+        [("file", "x", "1"), ("file", "x", "2")],
+        [("file", "x", "1"), ("link", "x", "y")],
+        [("file", "x", "1"), ("file", "x/y", "2")],
+    ],
+)
+async def test_an_archive_that_leads_out_or_says_two_things_is_refused(
+    store: CodeStore, tmp_path: Path, members: list[tuple[str, str, str]]
+) -> None:
+    (tmp_path / "outside").write_text("secret")
+    with pytest.raises(PathNotAllowed):
+        await store.put("aaaaaaaaaaaa", packed(tmp_path / "code.tar", *members, mode="w"))
+    assert list((tmp_path / "state" / "code").iterdir()) == []
+    assert (
+        sorted(path.name for path in tmp_path.iterdir()) == ["code.tar", "outside", "state"]
+        or (tmp_path / "source").exists()
+    )
+
+
+async def test_an_archive_that_grows_beyond_all_measure_is_refused(store: CodeStore, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.tar.gz"
+    with tarfile.open(bomb, "w:gz") as archive:
+        member = tarfile.TarInfo("zeros")
+        member.size = 100 * 1024 * 1024
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(InvalidRequest, match="100 times"):
+        await store.put("aaaaaaaaaaaa", bomb)
+    assert list((tmp_path / "state" / "code").iterdir()) == []
+
+
+async def test_folders_that_names_imply_are_counted(
+    store: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_copy, "MAX_ENTRIES", 20)
+    with pytest.raises(InvalidRequest, match="20 entries"):
+        await store.put("aaaaaaaaaaaa", packed(tmp_path / "deep.tar", ("file", "/".join("a" * 30), "x"), mode="w"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08" + bytes(40)])
+async def test_what_is_no_archive_is_refused_as_that(store: CodeStore, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "code.tar.gz").write_bytes(content)
+    with pytest.raises(InvalidRequest, match="can't be read"):
+        await store.put("aaaaaaaaaaaa", tmp_path / "code.tar.gz")
+
+
+async def test_a_header_that_wants_all_memory_is_refused(store: CodeStore, tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 8 * 1024**3
+    (tmp_path / "code.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(InvalidRequest, match="can't be read"):
+        await store.put("aaaaaaaaaaaa", tmp_path / "code.tar")

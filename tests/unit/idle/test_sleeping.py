@@ -100,7 +100,7 @@ async def test_a_request_that_comes_while_the_sleep_waits_for_its_turn_wins_in_s
     async def other() -> None:
         await gate.wait()
 
-    holder = asyncio.create_task(idle_house.core.operate(web.entry, "update", None, LOCAL, other))
+    holder = asyncio.create_task(idle_house.core.operate(web.entry, "other", None, LOCAL, other))
     await idle_house.settled()
     await idle_house.clock.run(61)
     assert web.sleeping

@@ -437,7 +437,7 @@ async def test_a_wake_that_a_kill_overtook_starts_nothing_and_leaves_no_state_be
     async def other() -> None:
         await gate.wait()
 
-    holder = asyncio.create_task(idle_house.core.operate(web.entry, "update", None, LOCAL, other))
+    holder = asyncio.create_task(idle_house.core.operate(web.entry, "other", None, LOCAL, other))
     await idle_house.settled()
     caller = asyncio.create_task(web.wake(reason="a person", by_request=False))
     await web.until(lambda: web.waiting_for == "the start")

@@ -1,0 +1,302 @@
+"""Giving a flow other code: staged and checked while it runs, swapped while it is stopped, and taken back when it fails.
+
+One update a flow at a time, in a task of its own: a client that leaves cancels nothing. The swap holds the flow's lock; the
+wait for readiness doesn't, so that a stop or a kill can end it. Until it is over, the record's phase is `updating`, and a
+manager that starts with such a record takes the update back (`recover_update`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flow_manager.containers.core import Core
+from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.ready import stays_up, wait_ready
+from flow_manager.containers.start import start_now
+from flow_manager.containers.stop import stop_now
+from flow_manager.contract.inside import UpdateContainer
+from flow_manager.contract.models import ContainerInfo
+from flow_manager.contract.principal import Principal
+from flow_manager.contract.requests import ChangeContainer
+from flow_manager.errors import ContainerStopped, FlowManagerError, ShuttingDown, Unsupported
+from flow_manager.runtimes.base import FlowSpec
+
+UPDATING = "updating"
+# A program that is ready at once, because nothing says what readiness is, and ends right away has not been updated well.
+SETTLE = 1.0
+
+
+@dataclass(slots=True)
+class Change:
+    """One update. `code_path` None: a rollback. `before` and `after` are what a flow whose code was not mounted is made of:
+    its container has to be made anew."""
+
+    principal: Principal
+    code_path: str | None
+    staged: Path
+    before: FlowSpec | None = None
+    after: FlowSpec | None = None
+    ran: bool = False
+    swapped: bool = False
+    failed: FlowManagerError | None = None
+
+    @property
+    def rollback(self) -> bool:
+        return self.code_path is None
+
+
+class Updates:
+    """All flows' updates."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._tasks: dict[str, tuple[Any, asyncio.Task[ContainerInfo]]] = {}
+
+    async def close(self) -> None:
+        """End what is under way; the next start of a manager takes it back."""
+        tasks = [task for _key, task in self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def update(self, principal: Principal, request: UpdateContainer) -> ContainerInfo:
+        """Replace the code; restart the flow if it ran, and wait until it is ready.
+
+        :raises PathNotAllowed, InvalidRequest, DiskFull: nothing was touched.
+        :raises StartFailed, WakeTimeout, ContainerStopped…: it does not run with the new code; `details.rolled_back` says
+            that the old one is back.
+        """
+        entry = self._changeable(principal, request.container_id)
+        source = self._core.policy.code_source(request.code_path)
+
+        async def stage() -> Path:
+            return await self._core.code.stage(entry.id, source)
+
+        return await self._one_at_a_time(entry, principal, request.code_path, stage)
+
+    async def rollback(self, principal: Principal, request: ChangeContainer) -> ContainerInfo:
+        """Go back to what the last update replaced; a second one goes forward again.
+
+        :raises InvalidRequest: there is nothing to go back to. :raises: what `update` raises.
+        """
+        entry = self._changeable(principal, request.container_id)
+
+        async def stage() -> Path:
+            return await self._core.code.stage_old(entry.id)
+
+        return await self._one_at_a_time(entry, principal, None, stage)
+
+    def _changeable(self, principal: Principal, ref: str) -> FlowEntry:
+        entry = self._core.table.resolve(principal, ref)
+        self._core.refuse_when_closing()
+        runtime = entry.runtime
+        if entry.record.adopted:
+            raise Unsupported("the code of what others made is theirs", kind=runtime.kind, capability="put_code")
+        if not runtime.capabilities.put_code:
+            raise Unsupported(
+                f"the runtime '{runtime.name}' can't change code", kind=runtime.kind, capability="put_code"
+            )
+        return entry
+
+    async def _one_at_a_time(
+        self, entry: FlowEntry, principal: Principal, code_path: str | None, stage: Callable[[], Awaitable[Path]]
+    ) -> ContainerInfo:
+        """Join an identical one under way, wait for another to end."""
+        while (known := self._tasks.get(entry.id)) is not None:
+            key, task = known
+            if key != code_path:
+                await asyncio.wait([task])
+                continue
+            return await _result(task)
+        task = asyncio.get_running_loop().create_task(
+            self._run(entry, principal, code_path, stage), name=f"update-{entry.id}"
+        )
+        self._tasks[entry.id] = (code_path, task)
+        task.add_done_callback(lambda done: self._ended(entry.id, done))
+        return await _result(task)
+
+    def _ended(self, flow_id: str, task: asyncio.Task[ContainerInfo]) -> None:
+        del self._tasks[flow_id]
+        if not task.cancelled():
+            task.exception()  # looked at: a caller that left doesn't
+
+    async def _run(
+        self, entry: FlowEntry, principal: Principal, code_path: str | None, stage: Callable[[], Awaitable[Path]]
+    ) -> ContainerInfo:
+        core = self._core
+        began = core.clock.monotonic()
+        try:
+            change = Change(principal, code_path, await stage())
+        except FlowManagerError as error:
+            core.activity.log_operation_failed(entry.ref, principal.name, "update", error)
+            raise
+        entry.updating = asyncio.Event()
+        # It must not fall asleep before it was seen to work.
+        lease = core.uses.use(entry, "exec", f"{principal.name} updates its code")
+        try:
+            await _apply(core, entry, change)
+        finally:
+            lease.release()
+            entry.updating.set()
+            entry.updating = None
+            if not change.swapped and change.staged.exists():
+                await asyncio.shield(self._put_away(entry, change))
+        if (failed := change.failed) is not None:
+            failed.hide(core.masker)
+            failed.details["rolled_back"] = True
+            await core.noted(
+                core.activity.log_container_rolled_back(
+                    entry.ref, principal.name, reason=failed.message, code=failed.code, code_path=code_path
+                )
+            )
+            raise failed
+        seconds = round(core.clock.monotonic() - began, 3)
+        await core.noted(_told_of_success(core, entry, change, seconds))
+        core.tell(entry)
+        return core.info(entry)
+
+    async def _put_away(self, entry: FlowEntry, change: Change) -> None:
+        if change.rollback and self._core.table.get(entry.id) is entry:
+            await self._core.code.unstage_old(entry.id, change.staged)
+        else:
+            await self._core.code.discard(change.staged)
+
+
+async def _result(task: asyncio.Task[ContainerInfo]) -> ContainerInfo:
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise ShuttingDown("the service ended before this was done", operation="update") from None
+        raise
+
+
+async def _apply(core: Core, entry: FlowEntry, change: Change) -> None:
+    key = object()  # never joined: identical ones were joined already
+    await core.operate(entry, "update", key, change.principal, lambda: _swap(core, entry, change))
+    if change.failed is not None:
+        return
+    if change.ran:
+        try:
+            await _works(core, entry)
+        except FlowManagerError as error:
+            core.still_there(entry)
+            change.failed = error
+            await core.operate(entry, "update", object(), change.principal, lambda: _take_back(core, entry, change))
+            return
+    await _keep(core, entry, change)
+
+
+async def _swap(core: Core, entry: FlowEntry, change: Change) -> None:
+    """Under the lock. What fails here is taken back here, too."""
+    if entry.config.code_path is None:
+        change.before, change.after = _spec(core, entry, code=False), _spec(core, entry, code=True)
+    change.ran = entry.observation is not None and entry.observation.state in ("running", "restarting")
+    await core.record(entry, phase=UPDATING)
+    try:
+        if entry.running:
+            await stop_now(core, entry, signal=None, timeout=None)
+        await core.code.swap(entry.id, change.staged)
+        change.swapped = True
+        if change.after is not None:
+            await _make_anew(core, entry, change.after)
+        if change.ran:
+            await start_now(core, entry)
+    except FlowManagerError as error:
+        change.failed = error
+        await _take_back(core, entry, change)
+    except BaseException:
+        # A kill or a forced delete goes first, or the service ends: the old code is put back, and nothing is started.
+        change.ran = False
+        await asyncio.shield(asyncio.ensure_future(_take_back(core, entry, change)))
+        raise
+
+
+async def _take_back(core: Core, entry: FlowEntry, change: Change) -> None:
+    """Under the lock: what was there before, and running if it ran and nobody has stopped it since."""
+    if change.swapped:
+        if entry.running:
+            await stop_now(core, entry, signal=None, timeout=None)
+        await core.code.undo(entry.id, keep=change.rollback)
+        if change.before is not None:
+            await _make_anew(core, entry, change.before)
+    await core.record(entry, phase="created")
+    if change.ran and not entry.running and entry.record.desired == "running":
+        await start_now(core, entry)
+
+
+async def _keep(core: Core, entry: FlowEntry, change: Change) -> None:
+    await core.code.confirm(entry.id)
+    if core.table.get(entry.id) is not entry:
+        await core.code.remove(entry.id)  # deleted meanwhile
+        core.still_there(entry)
+    config = entry.config
+    if change.code_path is not None:
+        config = config.model_copy(update={"code_path": change.code_path})
+    entry.config = config
+    await core.record(entry, phase="created", config=config.model_dump(mode="json"))
+
+
+async def _works(core: Core, entry: FlowEntry) -> None:
+    """Return when it is ready and stays so, or when it isn't up for another reason than the new code.
+
+    :raises FlowManagerError: it isn't ready, or ended with an error.
+    """
+    try:
+        await wait_ready(core, entry)
+        await stays_up(core, entry, SETTLE)
+    except ContainerStopped as ended:
+        # Somebody stopped it, or it has done what it does.
+        if entry.record.desired == "running" and ended.details.get("exit_code"):
+            raise
+
+
+def _spec(core: Core, entry: FlowEntry, *, code: bool) -> FlowSpec:
+    """Made before anything is stopped: what settings don't allow any more is refused while nothing has happened."""
+    return core.policy.spec(
+        entry.config,
+        flow_id=entry.id,
+        name=entry.record.name,
+        tenant=entry.record.tenant,
+        runtime=entry.runtime,
+        channel_folder=core.channel.folder(entry.id),
+        code_folder=core.code.folder(entry.id) if code else None,
+    )
+
+
+async def _make_anew(core: Core, entry: FlowEntry, spec: FlowSpec) -> None:
+    """A mount can't be added to a container: another takes its place under the same flow's id."""
+    await entry.runtime.remove(entry.id, force=True)
+    observation = await entry.runtime.create(spec)
+    core.observe(entry, observation)
+    await core.record(entry, runtime_id=observation.runtime_id)
+
+
+def _told_of_success(core: Core, entry: FlowEntry, change: Change, seconds: float) -> asyncio.Future[Any]:
+    details: dict[str, Any] = {"code_path": change.code_path, "restarted": change.ran, "seconds": seconds}
+    if change.rollback:
+        return core.activity.log_container_rolled_back(entry.ref, change.principal.name, **details)
+    return core.activity.log_container_updated(entry.ref, change.principal.name, **details)
+
+
+async def recover_update(core: Core, entry: FlowEntry) -> None:
+    """At start, for a record in the phase `updating`: the manager ended in the middle; what was there before comes back.
+
+    :raises FlowManagerError: not now; the next start tries again.
+    """
+    swapped = core.code.unfinished(entry.id)
+    mounted = entry.config.code_path is not None
+    anew = not mounted and core.code.folder(entry.id).exists()
+    if swapped or anew:
+        await entry.runtime.stop(entry.id)
+        await core.code.undo(entry.id)
+    if anew:
+        await _make_anew(core, entry, _spec(core, entry, code=False))
+    await core.record(entry, phase="created")
+    if entry.record.desired == "running" and entry.config.idle is None:
+        await start_now(core, entry)  # one with a policy wakes on demand
+    core.activity.log_operation_recovered(entry.ref, "update", outcome="undone")
