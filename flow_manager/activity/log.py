@@ -134,6 +134,28 @@ class UserActivityLogger:
         told = {"actor": actor, "event": event, "details": dict(details or {})}
         return self._add("actor_event", flow, BY_FLOW, message, told)
 
+    def log_exec(
+        self,
+        flow: FlowRef,
+        actor: str,
+        line: str,
+        *,
+        command: Sequence[str],
+        duration: float,
+        exit_code: int | None = None,
+        error: FlowManagerError | None = None,
+    ) -> Stored:
+        """A command was run in it. `line` and `command`: secrets masked; `duration` in seconds, its wake included."""
+        if exit_code is not None:
+            came = f"exit code {exit_code}"
+        else:
+            came = error.message if error is not None else "it was ended with the service"
+        message = f"{actor} ran `{line}` in flow {_called(flow)}: {came}"
+        told: dict[str, Any] = {"command": list(command), "exit_code": exit_code, "duration": duration}
+        if error is not None:
+            told |= {"code": error.code, "left_running": error.details.get("left_running")}
+        return self._add("exec", flow, actor, message, told)
+
     def log_operation_failed(
         self, flow: FlowRef, actor: str, operation: str, error: FlowManagerError, **details: Any
     ) -> Stored:

@@ -16,6 +16,7 @@ from flow_manager.containers.availability import Availability
 from flow_manager.containers.channels import remote_variables, socket_path
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.entry import Candidate, FlowEntry
+from flow_manager.containers.execs import Execs
 from flow_manager.containers.locks import FlowLocks
 from flow_manager.containers.observer import FlowObserver, NoObserver
 from flow_manager.containers.policy import Policy
@@ -77,6 +78,7 @@ class Core:
     uses: Uses = field(default_factory=Uses)
     # A container of ours that is younger, and that nobody knows, is what an aborted create has left.
     started_at: datetime | None = None
+    execs: Execs = field(default_factory=Execs)
     closing: bool = False
     _told: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 

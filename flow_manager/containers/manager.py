@@ -5,6 +5,8 @@ Reads are answered from memory, which the runtimes' events keep true: they cost 
 
 from __future__ import annotations
 
+import asyncio
+
 from flow_manager.containers import create, delete, exec, messages, pause, start, stop
 from flow_manager.containers.core import Core, StatusListener
 from flow_manager.containers.reconcile import Reconciler
@@ -32,10 +34,10 @@ class ContainerManager:
     async def close(self, timeout: float) -> int:
         """Refuse what is new, wait up to `timeout` seconds for what is under way; how many operations were cut off."""
         self._core.closing = True
-        cut = await self._core.locks.drain(timeout)
+        cut, ended = await asyncio.gather(self._core.locks.drain(timeout), self._core.execs.close(timeout))
         await self._updates.close()
         await self._reconciler.close()
-        return cut
+        return cut + ended
 
     def refuse_new(self) -> None:
         """From now on every change is answered with `shutting_down`."""

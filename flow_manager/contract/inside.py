@@ -6,8 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from flow_manager.contract.models import Argument, Timestamp, WireModel, no_control_characters
-from flow_manager.contract.requests import ChangeContainer, OneContainer, Timeout
+from flow_manager.contract.models import (
+    Argument,
+    Timestamp,
+    WireModel,
+    absolute_folder,
+    checked_environment,
+    no_control_characters,
+)
+from flow_manager.contract.requests import MAX_TIMEOUT, ChangeContainer, OneContainer
 
 MAX_COMMAND = 1024
 Columns = Annotated[int, Field(ge=1, le=1000)]
@@ -17,11 +24,27 @@ Offset = Annotated[int, Field(ge=0)]
 Argv = Annotated[list[Argument], Field(min_length=1, max_length=MAX_COMMAND)]
 
 
+# Without any time nothing could be run, so that 0 is a mistake and not "at once".
+ExecTimeout = Annotated[float, Field(gt=0, le=MAX_TIMEOUT)]
+
+
 class ExecContainer(ChangeContainer):
+    """`timeout`: seconds that the command may take; waking a flow that sleeps comes on top."""
+
     command: Argv
     environment: dict[str, str] = Field(default={})
-    working_dir: str | None = None
-    timeout: Timeout = 60
+    working_dir: Annotated[str, Field(max_length=4096)] | None = None
+    timeout: ExecTimeout = 60
+
+    @field_validator("environment")
+    @classmethod
+    def _environment(cls, environment: dict[str, str]) -> dict[str, str]:
+        return checked_environment(environment)
+
+    @field_validator("working_dir")
+    @classmethod
+    def _working_dir(cls, path: str | None) -> str | None:
+        return None if path is None else absolute_folder(path)
 
     @field_validator("command")
     @classmethod

@@ -24,8 +24,6 @@ from flow_manager.contract.units import parse_bytes, parse_seconds
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 HOST_PATTERN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
-# How a flow finds its channel (wire contract, section 7).
-_OF_THE_MANAGER = frozenset({"FLOW_ID", "FLOW_SOCKET", "FLOW_URL", "FLOW_TOKEN", "FLOW_CA"})
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 _REAL_TIME_SIGNAL = re.compile(r"RT(MIN(\+[0-9]{1,2})?|MAX(-[0-9]{1,2})?)\Z")
 _PORT_KEY = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?\Z")
@@ -37,6 +35,8 @@ _IMAGE = re.compile(
 # In a container: the channel, the code, and what the kernel shows.
 MANAGERS_OWN_PLACES = ("/run/flow", "/flow", "/proc", "/sys", "/dev")
 RESERVED_LABEL_PREFIX = "flow-manager."
+# How a flow finds its channel (wire contract, section 7), and the mark by which all that a command started is found.
+MANAGERS_OWN_VARIABLES = frozenset({"FLOW_ID", "FLOW_SOCKET", "FLOW_URL", "FLOW_TOKEN", "FLOW_CA", "FLOW_EXEC_ID"})
 
 ContainerState = Literal["created", "running", "stopped", "paused", "restarting", "removing", "exited", "dead"]
 ContainerHealth = Literal["healthy", "unhealthy", "starting", "none"]
@@ -60,6 +60,27 @@ def no_nul(text: str) -> str:
     if "\x00" in text:
         raise ValueError("a NUL character is not allowed")
     return text
+
+
+def checked_environment(environment: dict[str, str]) -> dict[str, str]:
+    """Variables that a flow, or a command in it, may be given.
+
+    :raises ValueError: for a name that is none, one that the manager sets, or a NUL.
+    """
+    for key, value in environment.items():
+        if not _ENVIRONMENT_NAME.match(key):
+            raise ValueError(f"{key[:64]!r} is not a variable's name")
+        if key in MANAGERS_OWN_VARIABLES:
+            raise ValueError(f"{key} is set by the manager")
+        no_nul(value)
+    return environment
+
+
+def absolute_folder(path: str) -> str:
+    """:raises ValueError: for a relative path, or one with control characters."""
+    if not no_control_characters(path).startswith("/"):
+        raise ValueError("a working directory is absolute")
+    return path
 
 
 # Lengths before validators: pydantic counts what follows a function in "items".
@@ -188,13 +209,7 @@ class ContainerConfig(WireModel):
     @field_validator("environment")
     @classmethod
     def _environment(cls, environment: dict[str, str]) -> dict[str, str]:
-        for key, value in environment.items():
-            if not _ENVIRONMENT_NAME.match(key):
-                raise ValueError(f"{key[:64]!r} is not a variable's name")
-            if key in _OF_THE_MANAGER:
-                raise ValueError(f"{key} is set by the manager")
-            no_nul(value)
-        return environment
+        return checked_environment(environment)
 
     @field_validator("volumes")
     @classmethod
@@ -227,9 +242,7 @@ class ContainerConfig(WireModel):
     @field_validator("working_dir")
     @classmethod
     def _working_dir(cls, path: str | None) -> str | None:
-        if path is not None and not no_control_characters(path).startswith("/"):
-            raise ValueError("a working directory is absolute")
-        return path
+        return None if path is None else absolute_folder(path)
 
     @field_validator("labels")
     @classmethod

@@ -129,7 +129,12 @@ class EngineClient:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer that goes on. Its connection is given back however the block is left.
 
@@ -141,7 +146,7 @@ class EngineClient:
             )
         self._open_streams += 1
         try:
-            async with self._query(self._streams, method, path, params, None) as response:
+            async with self._query(self._streams, method, path, params, body) as response:
                 self._responses.add(response)
                 try:
                     yield response

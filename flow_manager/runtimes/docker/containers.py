@@ -90,6 +90,10 @@ class Containers:
         """The flow whose container this is, as far as it was seen before."""
         return self._flows.get(runtime_id)
 
+    def last_seen(self, flow_id: str) -> Observation | None:
+        """What the newest look at it gave, however old it is."""
+        return self._seen.get(flow_id)
+
     def handle(self, flow_id: str) -> Handle | None:
         return self._handles.get(flow_id)
 

@@ -86,6 +86,10 @@ def _stopped(subject: Subject, _: str) -> errors.FlowManagerError:
     return errors.ContainerStopped(f"flow '{subject.id}' does not run", container_id=subject.id)
 
 
+def _paused(subject: Subject, _: str) -> errors.FlowManagerError:
+    return errors.ContainerStopped(f"flow '{subject.id}' is paused", container_id=subject.id, state="paused")
+
+
 def _running(subject: Subject, message: str) -> errors.FlowManagerError:
     state = re.search(r"cannot remove a (\w+) container", message)
     return errors.ContainerRunning(
@@ -137,6 +141,7 @@ TABLE: tuple[Row, ...] = (
     Row(r"cannot remove a (running|paused|restarting) container", _running),
     Row(r"removal of container .* is already in progress", _conflict),
     Row(r"marked for removal", _not_found),
+    Row(r"is paused", _paused, frozenset({409}), operation="exec"),
     Row(r"is not paused|already paused|is paused|a paused container", _conflict),
     Row(r"is not running|not running", _stopped, frozenset({409, 500, 304})),
     Row(r"did not receive an exit event|cannot (stop|kill) container", _stop_failed),

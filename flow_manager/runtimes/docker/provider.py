@@ -21,6 +21,8 @@ from flow_manager.runtimes.docker.create import Creator
 from flow_manager.runtimes.docker.ending import Ending
 from flow_manager.runtimes.docker.errors import KIND, Subject, translated
 from flow_manager.runtimes.docker.events import Feed
+from flow_manager.runtimes.docker.exec import Executor
+from flow_manager.runtimes.docker.exec_end import CommandEnding
 from flow_manager.runtimes.docker.logs import MAX_BYTES, lines_of
 from flow_manager.runtimes.docker.networks import Networks
 from flow_manager.runtimes.docker.observe import dig, text
@@ -29,10 +31,10 @@ from flow_manager.runtimes.docker.remove import Remover
 from flow_manager.runtimes.docker.retry import repeat
 from flow_manager.runtimes.docker.spec import container_body
 from flow_manager.runtimes.docker.start import Starter
-from flow_manager.runtimes.inside import NothingInside
+from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside
 from flow_manager.settings.models import LimitSettings, RuntimeSettings
 
-CAPABILITIES = Capabilities(put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
+CAPABILITIES = Capabilities(exec=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
 
 
 class DockerProvider(NothingInside):
@@ -70,6 +72,9 @@ class DockerProvider(NothingInside):
             self._containers, self._networks, self._ending, self._creator.suspects, timeout=self._timeout
         )
         self._remover = Remover(self._containers, timeout=self._timeout)
+        self._executor = Executor(
+            self._containers, CommandEnding(self.client), self._ending.ended, timeout=self._timeout
+        )
         self._cpu: dict[str, stats.CpuReading] = {}
         self._closed = asyncio.Event()
 
@@ -163,6 +168,11 @@ class DockerProvider(NothingInside):
         self._cpu.pop(handle.runtime_id, None)
         self._creator.suspects.pop(handle.runtime_id, None)
         self._networks.sweep_soon()
+
+    async def exec(self, id: str, command: Command, *, timeout: float, limit: int) -> ExecOutcome:
+        return await self._containers.with_handle(
+            id, partial(self._executor.run, command=command, timeout=timeout, limit=limit)
+        )
 
     # --- reads --------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from flow_manager.runtimes.base import (
     RuntimeEvent,
 )
 from flow_manager.runtimes.memory import programs
+from flow_manager.runtimes.memory.exec import COMMANDS, Program
 from flow_manager.runtimes.ports import choose_ports
 from flow_manager.runtimes.signals import KILLED_BY_SIGNAL
 from flow_manager.util.clock import Clock, SystemClock
@@ -206,6 +207,8 @@ class MemoryEngine:
         self.images = dict(images)
         self.pulls = dict(pulls or {})
         self.clock = clock or SystemClock()
+        # What `exec` can run; a test may add to it.
+        self.commands: dict[str, Program] = dict(COMMANDS)
         self.flows: dict[str, MemoryFlow] = {}
         self.numbers = itertools.count(1)
         self._listeners: list[Listener] = []

@@ -25,7 +25,21 @@ When = Literal["before", "after"]
 """`before` the engine did anything, or `after` it did: the answer alone is late or lost, the effect stays. (The one way to
 see a `create` fail and leave its container: what a connection that breaks does to a real engine.)"""
 CALLS = frozenset(
-    {"create", "start", "stop", "kill", "pause", "unpause", "remove", "inspect", "logs", "stats", "list", "ping"}
+    {
+        "create",
+        "start",
+        "stop",
+        "kill",
+        "pause",
+        "unpause",
+        "remove",
+        "inspect",
+        "logs",
+        "stats",
+        "list",
+        "ping",
+        "exec",
+    }
 )
 
 

@@ -8,7 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from flow_manager.contract.models import ResourceUsage
-from flow_manager.errors import ContainerNotFound, ContainerRunning, ContainerStopped, RuntimeUnavailable, Unsupported
+from flow_manager.errors import (
+    ContainerNotFound,
+    ContainerRunning,
+    ContainerStopped,
+    OperationTimeout,
+    RuntimeUnavailable,
+    Unsupported,
+)
 from flow_manager.runtimes.base import (
     LABEL_ENABLE,
     Capabilities,
@@ -19,13 +26,14 @@ from flow_manager.runtimes.base import (
     RuntimeEvent,
 )
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import NothingInside
+from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside
+from flow_manager.runtimes.memory import exec
 from flow_manager.runtimes.memory.engine import KIND, SIGCONT, SIGKILL, MemoryEngine, MemoryFlow
 from flow_manager.runtimes.memory.faults import Fault, Faults, When
 from flow_manager.runtimes.signals import signal_number
 from flow_manager.util.ids import derived_flow_id
 
-CAPABILITIES = Capabilities(put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
+CAPABILITIES = Capabilities(exec=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
 # As long as the service gives an engine call by default.
 CALL_TIMEOUT = 120.0
 MEMORY_OF_A_FLOW = 1024 * 1024
@@ -221,6 +229,39 @@ class MemoryRuntime(NothingInside):
     def watch(self) -> AsyncIterator[RuntimeEvent]:
         return self._hub.watch()
 
+    async def exec(self, id: str, command: Command, *, timeout: float, limit: int) -> ExecOutcome:
+        async with self._call("exec"):
+            flow = self._flow(id)
+            self._need("exec", "run commands")
+            if flow.state != "running":
+                raise self._not_running(flow)
+            program = self.engine.commands.get(command.argv[0])
+            if program is None:
+                return ExecOutcome(exec.NOT_FOUND, b"", f"{command.argv[0]}: not found\n".encode())
+            call = exec.Call(
+                command.argv,
+                {**flow.environment(), **command.environment},
+                command.working_dir or flow.spec.working_dir or "/",
+                self._sleep,
+            )
+            running = asyncio.ensure_future(program(call))
+            ended = asyncio.ensure_future(flow.ended.wait())
+            try:
+                in_time = await self._first(
+                    asyncio.wait({running, ended}, return_when=asyncio.FIRST_COMPLETED), timeout
+                )
+                if ended.done():
+                    raise self._not_running(flow)
+                if not in_time:
+                    raise OperationTimeout(
+                        f"the command had not ended after {timeout:g} s", operation="exec", timeout=timeout
+                    )
+                return exec.capped(running.result(), limit)
+            finally:
+                running.cancel()
+                ended.cancel()
+                await asyncio.wait({running, ended})
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -278,7 +319,11 @@ class MemoryRuntime(NothingInside):
 
     def _need_running(self, flow: MemoryFlow) -> None:
         if not flow.running:
-            raise ContainerStopped(f"flow {flow.spec.name!r} does not run", state=flow.state)
+            raise self._not_running(flow)
+
+    def _not_running(self, flow: MemoryFlow) -> ContainerStopped:
+        words = "is paused" if flow.state == "paused" else "does not run"
+        return ContainerStopped(f"flow {flow.spec.name!r} {words}", state=flow.state)
 
     def _refuse_what_it_cannot(self, spec: FlowSpec) -> None:
         limits = (spec.memory, spec.cpus, spec.pids) != (None, None, None)

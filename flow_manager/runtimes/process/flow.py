@@ -26,6 +26,7 @@ from flow_manager.runtimes.ports import choose_ports
 from flow_manager.runtimes.process import kernel, launch, record
 from flow_manager.runtimes.process.cgroup import DelegatedCgroup, FlowCgroup, Limits
 from flow_manager.runtimes.process.group import FlowGroup
+from flow_manager.runtimes.process.launch import MARK
 from flow_manager.runtimes.process.leader import Leader
 from flow_manager.runtimes.process.output import Output
 from flow_manager.runtimes.process.record import Record, Run
@@ -63,6 +64,8 @@ class ProcessFlow:
         self.removed = False
         self._around = around
         self.group = FlowGroup(kept.spec.name)
+        # Commands that run beside the flow's own program, each with a group of its own: they freeze and go on with it.
+        self.beside: set[Leader] = set()
         self._oom_kills_before = 0
 
     @property
@@ -122,8 +125,8 @@ class ProcessFlow:
                 pid = await asyncio.to_thread(
                     launch.spawn,
                     spec.command or (),
-                    environment=launch.environment(spec, ports, self._around.manager_environment),
-                    folder=self._working_folder(),
+                    environment=self.environment(ports),
+                    folder=self.working_folder(),
                     output=output,
                     cgroup_procs=cgroup.procs if cgroup else None,
                 )
@@ -154,7 +157,10 @@ class ProcessFlow:
         self.group.follow(leader, self._leader_ended)
         self._publish("started")
 
-    def _working_folder(self) -> Path:
+    def environment(self, ports: Mapping[str, int]) -> dict[str, str]:
+        return launch.environment(self.record.spec, ports, self._around.manager_environment)
+
+    def working_folder(self) -> Path:
         spec = self.record.spec
         if spec.working_dir is not None:
             return Path(spec.working_dir)
@@ -176,7 +182,7 @@ class ProcessFlow:
         self._oom_kills_before = made.oom_kills()  # a folder that could not be removed yet still counts the last run's
         return made
 
-    def _cgroup(self) -> FlowCgroup | None:
+    def cgroup(self) -> FlowCgroup | None:
         return self._around.cgroup.of(self.id) if self._around.cgroup else None
 
     # --- its end ------------------------------------------------------------------------------------------------------
@@ -186,7 +192,7 @@ class ProcessFlow:
         leader = self.group.leader
         if leader is None:
             return
-        cgroup = self._cgroup()
+        cgroup = self.cgroup()
         try:
             if not leader.signal_group(signal.SIGKILL):
                 self._end_orphans()
@@ -221,12 +227,21 @@ class ProcessFlow:
     async def pause(self) -> None:
         """:raises ContainerStopped, StopFailed:"""
         if await self.group.freeze():
+            self._signal_beside(signal.SIGSTOP)
             self._publish("paused")
 
     async def unpause(self) -> None:
         """:raises ContainerStopped, StopFailed:"""
         if await self.group.thaw():
+            self._signal_beside(signal.SIGCONT)
             self._publish("unpaused")
+
+    def _signal_beside(self, number: int) -> None:
+        for leader in self.beside:
+            try:
+                leader.signal_group(number)
+            except PermissionError:
+                log.warning("a command in flow %s became another user's", self.id)
 
     def stop_number(self, name: str | None) -> int:
         """:raises InvalidRequest: no such signal."""
@@ -254,7 +269,7 @@ class ProcessFlow:
         self._save_quietly(replace(kept, state="stopped", exit_code=None))
 
     def _find_half_started(self) -> Record:
-        pid = kernel.find_session_leader("FLOW_ID", self.id)
+        pid = kernel.find_session_leader("FLOW_ID", self.id, without=MARK)
         stat = kernel.read_stat(pid) if pid else None
         if pid is None or stat is None:
             return replace(self.record, state="stopped" if self.record.run else "created")
@@ -266,7 +281,7 @@ class ProcessFlow:
     async def discard(self) -> None:
         """Remove all that was kept for it. :raises RuntimeRefused: it can't be removed."""
         deadline = self._around.clock.monotonic() + CGROUP_TIMEOUT
-        while (cgroup := self._cgroup()) and self._around.clock.monotonic() < deadline:
+        while (cgroup := self.cgroup()) and self._around.clock.monotonic() < deadline:
             cgroup.remove()
             await asyncio.sleep(CGROUP_POLL)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -279,7 +294,7 @@ class ProcessFlow:
             raise ContainerRunning(f"flow {self.record.spec.name!r} is running", state=self.observe().state)
 
     def cgroup_usage(self) -> tuple[int | None, int | None]:
-        cgroup = self._cgroup()
+        cgroup = self.cgroup()
         return (cgroup.memory(), cgroup.pids()) if cgroup else (None, None)
 
     def _save(self, kept: Record) -> None:

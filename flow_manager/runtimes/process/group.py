@@ -61,6 +61,10 @@ class FlowGroup:
         except PermissionError:
             raise RuntimeRefused("its processes belong to another user now", kind=KIND) from None
 
+    async def ended(self) -> None:
+        """Return once the run that goes on has ended, or is followed no longer."""
+        await self._ended.wait()
+
     async def stop(self, number: int, timeout: float) -> None:
         """:raises StopFailed: it still runs after signal, grace and kill."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,11 +82,23 @@ def environment_holds(pid: int, name: str, value: str) -> bool:
     return f"{name}={value}".encode() in environment.split(b"\0")
 
 
-def find_session_leader(name: str, value: str) -> int | None:
-    """The living session leader with that variable in its environment."""
+def environment_of(pid: int) -> dict[str, str]:
+    """What the process was started with; empty where we may not look."""
+    try:
+        environment = (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (item.decode(errors="replace").partition("=") for item in environment.split(b"\0") if item)
+    return {name: value for name, _, value in pairs}
+
+
+def find_session_leader(name: str, value: str, *, without: str | None = None) -> int | None:
+    """The living session leader with that variable in its environment, and not the one called `without`."""
     for pid in _pids():
         stat = read_stat(pid)
-        if stat and stat.alive and stat.session == pid and environment_holds(pid, name, value):
+        if not (stat and stat.alive and stat.session == pid and environment_holds(pid, name, value)):
+            continue
+        if without is None or without not in environment_of(pid):
             return pid
     return None
 
@@ -95,6 +108,20 @@ def kill_all_with(name: str, value: str) -> int:
     killed = 0
     for pid in _pids():
         if environment_holds(pid, name, value):
+            try:
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+            except (ProcessLookupError, PermissionError):
+                continue
+    return killed
+
+
+def kill_marked(mark: str, name: str, values: Collection[str]) -> int:
+    """KILL every living process that was started with a variable `mark`, and with `name` as one of `values`."""
+    killed = 0
+    for pid in _pids():
+        environment = environment_of(pid)
+        if mark in environment and environment.get(name) in values:
             try:
                 os.kill(pid, signal.SIGKILL)
                 killed += 1

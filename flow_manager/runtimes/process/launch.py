@@ -13,6 +13,8 @@ from flow_manager.runtimes.base import FlowSpec
 
 KIND = "process"
 IMAGE = "local"
+# In the environment of a command that runs beside the flow's own program, and of all that it starts.
+MARK = "FLOW_EXEC_ID"
 # Exit codes of a shell for a command that is not there, and for one that can't be run.
 NOT_FOUND = 127
 NOT_RUNNABLE = 126
@@ -69,11 +71,20 @@ def environment(spec: FlowSpec, ports: Mapping[str, int], manager: Mapping[str, 
 
 
 def spawn(
-    command: tuple[str, ...], *, environment: Mapping[str, str], folder: Path, output: int, cgroup_procs: Path | None
+    command: tuple[str, ...],
+    *,
+    environment: Mapping[str, str],
+    folder: Path,
+    output: int,
+    cgroup_procs: Path | None,
+    errors: int | None = None,
 ) -> int:
     """Start it in a session and process group of its own; its pid. Blocks for some milliseconds.
 
-    :raises StartFailed: with the shell's code for the reason: 127 not there, 126 not runnable.
+    `output` is its standard output, and its standard error, too, unless `errors` is given.
+
+    :raises StartFailed: with the shell's code for the reason: 127 not there, 126 not runnable. Without one the command is not
+        at fault: the machine has no room for a process.
     """
     if not folder.is_dir():
         raise _failed(f"the working directory {folder} does not exist", NOT_RUNNABLE)
@@ -89,7 +100,7 @@ def spawn(
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
+            stderr=output if errors is None else errors,
             start_new_session=True,
             close_fds=True,
         )
@@ -112,7 +123,7 @@ def _resolve(name: str, environment: Mapping[str, str], folder: Path) -> str:
     raise _failed(*_reason(name, OSError(errno.EACCES if existing else errno.ENOENT, "")))
 
 
-def _reason(name: str, exc: OSError) -> tuple[str, int]:
+def _reason(name: str, exc: OSError) -> tuple[str, int | None]:
     shown = name[:200]
     match exc.errno:
         case errno.ENOENT | errno.ENOTDIR:
@@ -121,9 +132,13 @@ def _reason(name: str, exc: OSError) -> tuple[str, int]:
             return f"the command {shown!r} may not be executed", NOT_RUNNABLE
         case errno.ENOEXEC:
             return f"the command {shown!r} is no program (a script needs a line '#!')", NOT_RUNNABLE
+        case errno.E2BIG:
+            return f"the command {shown!r} has too long an argument list", NOT_RUNNABLE
+        case errno.EAGAIN | errno.ENOMEM | errno.EMFILE | errno.ENFILE:
+            return f"the command {shown!r} could not be started: {os.strerror(exc.errno)}", None
         case _:
             return f"the command {shown!r} could not be started: {os.strerror(exc.errno or 0)}", NOT_RUNNABLE
 
 
-def _failed(reason: str, code: int) -> StartFailed:
+def _failed(reason: str, code: int | None) -> StartFailed:
     return StartFailed(reason, reason=reason, exit_code=code)

@@ -22,8 +22,8 @@ from flow_manager.contract.models import ResourceUsage
 from flow_manager.errors import ContainerNotFound, NameConflict, RuntimeUnavailable
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import NothingInside
-from flow_manager.runtimes.process import cgroup, kernel, launch, record
+from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside
+from flow_manager.runtimes.process import cgroup, exec, kernel, launch, record
 from flow_manager.runtimes.process.flow import ProcessFlow, Surroundings, translate
 from flow_manager.runtimes.process.record import Record
 from flow_manager.runtimes.process.usage import UsageMeter
@@ -33,7 +33,7 @@ from flow_manager.util.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = Capabilities(put_code=True, isolation=False)
+CAPABILITIES = Capabilities(exec=True, put_code=True, isolation=False)
 FOLDER = "process"
 # A folder that a create has not finished yet; whatever bears this name at a start is of a manager that died.
 UNFINISHED = ".new-"
@@ -199,6 +199,9 @@ class ProcessProvider(NothingInside):
             await self._sweep(id)
         return flow.observe()
 
+    async def exec(self, id: str, command: Command, *, timeout: float, limit: int) -> ExecOutcome:
+        return await exec.run(self._flow(id), command, timeout=timeout, limit=limit)
+
     async def pause(self, id: str) -> Observation:
         flow = self._flow(id)
         await flow.pause()
@@ -301,6 +304,8 @@ class ProcessProvider(NothingInside):
             if kept.spec.instance == self._instance:
                 flow = self._flows[kept.spec.id] = ProcessFlow(folder, kept, around)
                 flow.adopt()
+        # Commands of a manager that was killed: nobody waits for them any more.
+        kernel.kill_marked(launch.MARK, "FLOW_ID", self._flows)
 
     async def _keep_trimmed(self) -> None:
         while True:
