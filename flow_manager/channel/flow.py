@@ -80,8 +80,10 @@ class FlowChannel:
         waiter.add_done_callback(self._waiters.discard)
         return waiter
 
-    def listen(self, path: Path, folder: int) -> None:
+    def listen(self, path: Path, folder: int, *, own_user_only: bool = False) -> None:
         """Listen on a socket at `path`, where the place is clear. `folder`: a descriptor of the flow's folder.
+
+        `own_user_only`: refuse users other than root and the one that this service runs as.
 
         :raises SystemFailure: it can't listen there. DiskFull where that is why.
         """
@@ -89,6 +91,7 @@ class FlowChannel:
             self.server = FlowListener(path, self._accepted, self._clock.monotonic, self._loop)
         # The socket was removed under a listener: that one can't be reached any more.
         self.server.close()
+        self.server.own_user_only = own_user_only
         self.server.open(folder)
 
     def connection_from(self, peer: Peer) -> Connection:

@@ -111,8 +111,10 @@ class SocketCommunicationHandler:
         with folders.flow_folder(self._opened()[0], flow_id):
             return self.folder(flow_id)
 
-    async def setup_socket(self, flow_id: str) -> Path:
+    async def setup_socket(self, flow_id: str, *, own_user_only: bool = False) -> Path:
         """Listen for this flow; a socket that a former manager left is replaced. Does nothing where all is in place.
+
+        `own_user_only`: the flow runs as this service's user, so whoever is another (and not root) is refused.
 
         :raises SystemFailure: the folder or the socket can't be made. DiskFull where that is why.
         """
@@ -125,7 +127,7 @@ class SocketCommunicationHandler:
             await folders.clear(path.name, folder)
             if channel is None:
                 channel = self._new_channel(flow_id, deadlines)
-            channel.listen(path, folder)
+            channel.listen(path, folder, own_user_only=own_user_only)
             self._channels[flow_id] = channel
         return path
 

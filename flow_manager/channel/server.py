@@ -29,7 +29,7 @@ _UCRED = struct.Struct("3i")
 class FlowListener:
     """Listens on `<sockets_dir>/<id>/<id>.sock` and hands over what connects, with its peer's credentials."""
 
-    __slots__ = ("_acceptor", "_bucket", "_identity", "_loop", "_name", "_on_connection", "_path")
+    __slots__ = ("_acceptor", "_bucket", "_identity", "_loop", "_name", "_on_connection", "_path", "own_user_only")
 
     def __init__(
         self,
@@ -42,6 +42,8 @@ class FlowListener:
         self._name = path.name
         self._on_connection = on_connection
         self._loop = loop
+        # The flow runs as this user and nobody else can be it. In a container it may be any.
+        self.own_user_only = False
         # Kept for the flow, not for the socket: one that removes its socket would get a new allowance each time.
         self._bucket = TokenBucket(CONNECTS_A_SECOND, monotonic, burst=CONNECTS_AT_ONCE)
         self._acceptor: Acceptor | None = None
@@ -79,6 +81,10 @@ class FlowListener:
             peer = LocalPeer(*_UCRED.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
         except OSError as exc:
             _log.warning("a connection on %s was refused, its peer is not known: %s", self._path, exc.strerror)
+            accepted.close()
+            return
+        if self.own_user_only and peer.uid not in (0, os.geteuid()):
+            _log.warning("a connection on %s of %s was refused: that is another user than the flow's", self._path, peer)
             accepted.close()
             return
         self._on_connection(accepted, peer)

@@ -21,7 +21,9 @@ async def open_channel(core: Core, entry: FlowEntry) -> None:
     if entry.record.adopted:
         return
     if entry.runtime.capabilities.local_socket:
-        await core.channel.setup_socket(entry.id)
+        # In a container a program may be any user, on the host's side also one that the host does not know. Without one it
+        # is this service's own.
+        await core.channel.setup_socket(entry.id, own_user_only=not entry.runtime.capabilities.isolation)
     else:
         core.channel.expect_remote(entry.id)
 

@@ -162,6 +162,17 @@ class IdleRegistry:
         runtime, core = flow.runtime, self._core
         if policy.stop_method == "pause" and not runtime.capabilities.pause:
             raise Unsupported(f"the runtime '{runtime.name}' can't pause", kind=runtime.kind, capability="pause")
+        if (
+            policy.ready
+            and policy.ready.channel
+            and not runtime.capabilities.local_socket
+            and not core.channel.remote_url
+        ):
+            raise Unsupported(
+                f"flows of the runtime '{runtime.name}' have no channel to say ready on: settings give no channel.tls_listen",
+                kind=runtime.kind,
+                capability="local_socket",
+            )
         service = service_of(flow.labels)
 
         def resolve(node: Node, ref: str) -> Node | None:

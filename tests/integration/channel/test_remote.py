@@ -301,6 +301,8 @@ async def test_without_the_port_such_a_flow_runs_and_has_no_channel(away: Away) 
     assert set(away.told(flow_id)) == {"FLOW_ID"}
     reply = await away.call("send_message", container_id=flow_id, message={})
     assert reply["code"] == "not_connected"
+    reply = await away.call("create_container", image="memory", command=["sleep"], idle={"ready": {"channel": True}})
+    assert (reply["code"], reply["details"]["capability"]) == ("unsupported", "local_socket")
 
 
 async def test_a_shell_with_socat_is_enough(away: Away, run_there: Run) -> None:

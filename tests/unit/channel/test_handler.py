@@ -410,6 +410,29 @@ async def test_the_peers_credentials_are_known(handler: Any, connect: Connect, f
     assert (peer.pid, peer.uid, peer.gid) == (os.getpid(), os.getuid(), os.getgid())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("own_user_only", [True, False])
+async def test_another_user_is_refused_where_the_flow_runs_as_the_managers(
+    open_handler: Any, listener: Any, flow_id: str, sockets_dir: Path, own_user_only: bool
+) -> None:
+    handler = await open_handler()
+    await handler.cleanup_socket(flow_id)
+    path = await handler.setup_socket(flow_id, own_user_only=own_user_only)
+    # As on a file system that knows no modes: the folders keep nobody out.
+    for folder in (sockets_dir, sockets_dir.parent):
+        folder.chmod(0o755)
+    program = "import socket,sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n"
+    program += (
+        'try:\n s.sendall(b\'{"type":"ping"}\\n\')\n sys.exit(0 if s.recv(100) else 1)\nexcept OSError:\n sys.exit(1)'
+    )
+    stranger = await asyncio.create_subprocess_exec(
+        "setpriv", "--reuid", "65534", "--clear-groups", "--", "/usr/bin/python3", "-c", program, str(path)
+    )
+    refused = await asyncio.wait_for(stranger.wait(), 10)
+    assert bool(refused) is own_user_only
+    assert listener.named("connected") == ([] if own_user_only else [(flow_id,)])
+
+
 async def test_a_closed_handler_says_so(open_handler: Any, flow_id: str) -> None:
     handler = await open_handler()
     await handler.close()
