@@ -14,6 +14,7 @@ from flow_manager.containers.adopted import Adopted, become, stored
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.labels import Unreadable, Wishes, read_labels
+from flow_manager.containers.placing import let_go
 from flow_manager.contract.models import RESERVED_LABEL_PREFIX, Deleted
 from flow_manager.contract.principal import Principal
 from flow_manager.runtimes.base import Observation, Runtime
@@ -130,6 +131,7 @@ async def release(core: Core, principal: Principal, entry: FlowEntry) -> Deleted
         core.adoptions.released[entry.id] = (entry.record.runtime, entry.record.runtime_id)
         core.adoptions.lost_since.pop(entry.id, None)
         core.forget(entry)
+        await let_go(entry)
         await core.noted(core.activity.log_container_released(entry.ref, principal.name))
 
     await core.operate(entry, "delete", "release", principal, body)

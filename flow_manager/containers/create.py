@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from flow_manager.containers.adopt import recognise
 from flow_manager.containers.channels import channel_folder, remote_variables
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.hosts import host_is_taken
+from flow_manager.containers.placing import let_go, new_id, runtime_for, take_on
+from flow_manager.containers.policy import image_of
 from flow_manager.containers.repeats import KEEP, request_key
 from flow_manager.containers.start import start_now, tell_started
 from flow_manager.contract.models import ContainerConfig, ContainerInfo
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import CreateContainer
 from flow_manager.errors import FlowManagerError, NameConflict, QuotaExceeded
-from flow_manager.runtimes.base import Runtime
-from flow_manager.store.base import FlowRecord
-from flow_manager.util.ids import new_flow_id
+from flow_manager.runtimes.base import Observation, Runtime
+from flow_manager.store.base import FlowRecord, StoredActivity
 
 
 async def create(core: Core, principal: Principal, request: CreateContainer) -> ContainerInfo:
@@ -28,7 +30,7 @@ async def create(core: Core, principal: Principal, request: CreateContainer) -> 
         # The reply of the first attempt was lost in a crash; what it made is here.
         return core.info(made)
     config = request.config()
-    runtime = core.runtime(config.runtime)
+    runtime = runtime_for(core, config)
     identity: tuple[Any, ...] = (principal, request.model_dump_json(exclude={"request_id"}))
     entry = _namesake(core, principal, config, runtime, identity)
     if entry is None:
@@ -80,9 +82,7 @@ def _check_hosts(core: Core, config: ContainerConfig, runtime: Runtime) -> None:
 
 def _reserve(core: Core, principal: Principal, config: ContainerConfig, runtime: Runtime, key: str | None) -> FlowEntry:
     """Take the id and the name before anything else, so that two creates can't both have it."""
-    flow_id = new_flow_id()
-    while core.table.get(flow_id) is not None:
-        flow_id = new_flow_id()
+    flow_id = new_id(core, config, runtime)
     record = FlowRecord(
         id=flow_id,
         name=config.name or f"flow-{flow_id}",
@@ -95,6 +95,8 @@ def _reserve(core: Core, principal: Principal, config: ContainerConfig, runtime:
         created_at=core.now(),
         phase="creating",
         request_key=key,
+        # One that others made is never removed when something fails here.
+        adopted=config.existing,
     )
     entry = FlowEntry(record, config, runtime, visible=False)
     core.keep_secrets(entry, config)
@@ -137,17 +139,25 @@ async def _steps(core: Core, entry: FlowEntry, principal: Principal, *, start: b
         core.activity.log_image_pulling(entry.ref, principal.name, text)
 
     observation = await entry.runtime.create(spec, progress)
+    if config.existing:
+        take_on(core, entry, observation)
+        recognise(core, entry, observation)
     core.observe(entry, observation)
     await core.record(entry, phase="created", runtime_id=observation.runtime_id)
     if start:
         await start_now(core, entry)
     entry.visible = True
     core.observer.flow_added(entry)
-    await core.noted(
-        core.activity.log_container_created(entry.ref, principal.name, image=config.image, runtime=entry.runtime.name)
-    )
+    await core.noted(_entry_of(core, entry, principal, observation))
     if start:
         await tell_started(core, entry, core.activity.log_container_started(entry.ref, principal.name))
+
+
+def _entry_of(core: Core, entry: FlowEntry, principal: Principal, seen: Observation) -> asyncio.Future[StoredActivity]:
+    image, runtime = image_of(entry.config), entry.runtime.name
+    if entry.record.adopted:
+        return core.activity.log_container_adopted(entry.ref, image=image, runtime=runtime, state=seen.state)
+    return core.activity.log_container_created(entry.ref, principal.name, image=image, runtime=runtime)
 
 
 async def undo(core: Core, entry: FlowEntry) -> None:
@@ -155,7 +165,10 @@ async def undo(core: Core, entry: FlowEntry) -> None:
     core.forget(entry)
     core.unfinished[entry.id] = entry
     try:
-        await entry.runtime.remove(entry.id, force=True)
+        if entry.record.adopted:
+            await let_go(entry)
+        else:
+            await entry.runtime.remove(entry.id, force=True)
         await core.channel.cleanup_socket(entry.id, remove_folder=True)
         await core.code.remove(entry.id)
         await core.store.delete(entry.id)

@@ -89,7 +89,7 @@ class Creator:
             await self._ending.destroy(known.vmid, known.path)
         except FlowManagerError:
             return  # its lines say whose it is: a later look finds it
-        self._ending.forget(known)
+        self._inventory.gone(known)
 
     async def _named(self, spec: FlowSpec, progress: Progress) -> Known:
         """Names are not unique on a cluster; those of this instance's own containers are."""

@@ -149,11 +149,7 @@ class Ending:
                     await self._kill_now(known)
                     await self._see_it_end(known)
             await self._orders.patiently(lambda: self._destroy(known.vmid, known.path, known.flow_id))
-            self.forget(known)
-
-    def forget(self, known: Known) -> None:
-        self._inventory.forget(known)
-        self._claims.forget(known.vmid)
+            self._inventory.gone(known)
 
     async def destroy(self, vmid: int, path: str) -> None:
         """Of a create that came to nothing."""

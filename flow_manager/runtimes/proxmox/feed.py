@@ -180,14 +180,14 @@ class Feed:
             try:
                 await self._inventory.current(known)
             except ContainerNotFound:
-                self._inventory.forget(known)
+                self._inventory.gone(known)
                 self.tell("removed", known)
             except RuntimeRefused as refused:
                 if len(gone) == len(self._inventory.known) and len(gone) > 0:
                     reason = f"{refused.message}: no container can be seen any more"
                     raise RuntimeUnavailable(reason, kind=KIND, reason=reason) from None
                 # A server that destroys a container forgets the rights on it, too.
-                self._inventory.forget(known)
+                self._inventory.gone(known)
                 self.tell("removed", known)
 
     # --- telling ------------------------------------------------------------------------------------------------------

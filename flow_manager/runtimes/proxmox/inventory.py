@@ -132,6 +132,11 @@ class Inventory:
         if self._by_vmid.get(known.vmid) is known:
             del self._by_vmid[known.vmid]
 
+    def gone(self, known: Known) -> None:
+        """It is no more: whoever makes another one under this number means another one."""
+        self.forget(known)
+        self._claims.forget(known.vmid)
+
     def by_vmid(self, vmid: int) -> Known | None:
         return self._by_vmid.get(vmid)
 
@@ -166,7 +171,7 @@ class Inventory:
         """Where is it now? True when it is elsewhere than was thought. :raises ContainerNotFound: nowhere."""
         there = (await self.read_rows()).get(known.vmid)
         if there is None:
-            self.forget(known)
+            self.gone(known)
             raise ContainerNotFound(known.flow_id, kind=KIND)
         moved, known.node = there.node != known.node, there.node
         return moved

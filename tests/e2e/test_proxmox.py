@@ -1,0 +1,274 @@
+"""A whole service over an emulated Proxmox VE: LXC containers sleep and wake like any other flow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from flow_manager.app import Service
+from flow_manager.idle import upstream
+from flow_manager.settings.models import RuntimeSettings, Settings
+from tests.contract.harness import until
+from tests.e2e.conftest import Client
+from tests.pve.access import LEAST
+from tests.pve.container import Behaviour
+from tests.pve.emulator import Emulator
+
+# What an owner needs who has the containers already: see them, and start and stop them.
+NARROW = {"/vms": ("VM.Audit", "VM.PowerMgmt")}
+HTTP_PORT = 8080
+
+
+@pytest.fixture
+async def pve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Emulator]:
+    # Emulated containers have addresses of the loopback, which a flow's never are.
+    monkeypatch.setattr(upstream, "_usable", lambda text: True)
+    async with Emulator() as emulator:
+        yield emulator
+
+
+def settings(folder: Path, pve: Emulator, role: Any = NARROW, **changes: Any) -> Settings:
+    token_id, secret = pve.token(role=role)
+    lab = RuntimeSettings(
+        kind="proxmox",
+        url=pve.url,
+        token_id=token_id,
+        secret=secret,
+        ca_file=pve.ca_file,
+        storage="local",
+        interval=1,
+        adopt=True,
+    )
+    values: dict[str, Any] = {
+        "port": 0,
+        "proxy_port": 0,
+        "adopt": False,
+        "runtime": "lab",
+        "state_dir": folder / "state",
+        "sockets_dir": folder / "s",
+        "runtimes": {"lab": lab},
+        "log": {"level": "WARNING"},
+        **changes,
+    }
+    return Settings.model_validate(values)
+
+
+async def fetch(service: Service, host: str, path: str = "/") -> tuple[int, str]:
+    async with (
+        aiohttp.ClientSession(service.proxy_url, headers={"Host": host}) as session,
+        session.get(path, timeout=aiohttp.ClientTimeout(total=30)) as response,
+    ):
+        return response.status, await response.text()
+
+
+async def state_of(client: Client, flow: str) -> tuple[str, str]:
+    status = await client.ok("get_status", container_id=flow)
+    return status["state"], status["flow_state"]
+
+
+async def becomes(client: Client, flow: str, *wanted: str) -> None:
+    async def so() -> bool:
+        return await state_of(client, flow) == wanted
+
+    await until(so, f"{flow} is {wanted}", patience=30)
+
+
+async def test_a_request_wakes_an_owners_container_and_gets_its_bytes(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container("pve2", name="web", onboot=1, startup="order=2,down=90")
+    before = dict(pve.containers[vmid].config)
+    service = await started(settings(short_folder, pve))
+    client = await connect(service)
+    made = await client.ok(
+        "create_container",
+        proxmox={"node": "pve2", "vmid": vmid},
+        port=HTTP_PORT,
+        idle={"idle_timeout": 1, "stop_timeout": 5, "wake_timeout": 30},
+    )
+    assert (made["name"], made["runtime_id"], made["adopted"], made["socket_path"]) == ("web", str(vmid), True, None)
+    assert made["status"] == "stopped"
+
+    status, text = await fetch(service, "web.localhost", "/hello?x=1")
+    assert (status, "GET /hello?x=1" in text) == (200, True)
+    assert pve.containers[vmid].running
+    assert (await client.ok("get_status", container_id=f"lab/{vmid}"))["id"] == made["id"]
+
+    await becomes(client, str(vmid), "stopped", "napping")  # nobody uses it: it is shut down
+    assert not pve.containers[vmid].running
+    assert pve.containers[vmid].config == before
+    assert (await fetch(service, "web.localhost"))[0] == 200
+
+
+async def test_a_container_with_the_tag_is_adopted_and_its_notes_say_how(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    notes = f"My wiki\n\nflow-manager:\n- port={HTTP_PORT}\n- idle-timeout=5m\nhosts=wiki.example\nflow-manager:\n"
+    vmid = pve.add_container(name="wiki", tags="home;flow-manager", description=notes, behaviour=Behaviour(boot=0.3))
+    service = await started(settings(short_folder, pve))
+    client = await connect(service)
+
+    async def there() -> bool:
+        return [flow["name"] for flow in await client.ok("list_containers")] == ["wiki"]
+
+    await until(there, "the container is adopted")
+    [flow] = await client.ok("list_containers")
+    assert (flow["adopted"], flow["idle"]["idle_timeout"], flow["hosts"]) == (True, 300, ["wiki.example"])
+    assert (await fetch(service, "wiki.example"))[0] == 200
+    assert pve.containers[vmid].running
+    released = await client.ok("delete_container", container_id=str(vmid))
+    assert released == {"container_id": flow["id"], "deleted": True}
+    assert pve.containers[vmid].running
+    assert pve.containers[vmid].config["description"] == notes
+
+
+async def test_a_flow_elsewhere_wakes_the_container_that_it_depends_on(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container(name="db")
+    chosen = settings(short_folder, pve)
+    both = {**chosen.runtimes, "memory": RuntimeSettings()}
+    service = await started(chosen.model_copy(update={"runtimes": both}))
+    client = await connect(service)
+    await client.ok(
+        "create_container", name="db", proxmox={"vmid": vmid}, port=HTTP_PORT, idle={"ready": {"tcp": HTTP_PORT}}
+    )
+    app = await client.ok(
+        "create_container",
+        name="app",
+        runtime="memory",
+        image="memory",
+        command=["sleep"],
+        idle={"depends_on": [{"container": "db"}]},
+    )
+    await client.ok("wake_container", container_id=app["id"])
+    assert pve.containers[vmid].running
+    assert await state_of(client, "app") == ("running", "ready")
+    assert await state_of(client, "db") == ("running", "ready")
+
+
+async def test_a_new_container_is_made_of_a_template_and_removed_without_a_trace(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    service = await started(settings(short_folder, pve, LEAST))
+    client = await connect(service)
+    made = await client.ok(
+        "create_container",
+        name="new",
+        image="service",
+        environment={"COLOUR": "blue"},
+        port=HTTP_PORT,
+        idle={"idle_timeout": 0},
+        start=True,
+    )
+    assert made["status"] == "running"
+    [container] = pve.containers.values()
+    assert container.environment["COLOUR"] == "blue"
+    assert container.environment["GREETING"] == "hello"
+    assert container.environment["FLOW_ID"] == made["id"]
+    assert (await fetch(service, "new.localhost"))[0] == 200
+    refused = await client.refused("delete_container", container_id="new")
+    assert refused["code"] == "container_running"
+    await client.ok("delete_container", container_id="new", force=True)
+    assert not pve.containers
+
+
+async def test_a_container_that_was_named_is_known_after_a_restart(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container(name="web")
+    chosen = settings(short_folder, pve)
+    first = await started(chosen)
+    client = await connect(first)
+    made = await client.ok("create_container", proxmox={"vmid": vmid}, port=HTTP_PORT, idle={})
+    await client.close()
+    await first.stop()
+    second = await started(chosen)
+    again = await connect(second)
+    [flow] = await again.ok("list_containers")
+    assert (flow["id"], flow["name"], flow["adopted"]) == (made["id"], "web", True)
+    assert (await fetch(second, "web.localhost"))[0] == 200
+
+
+async def test_what_ends_outside_is_told_and_what_was_removed_is_lost(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container(name="web", running=True)
+    service = await started(settings(short_folder, pve))
+    client = await connect(service)
+    await client.ok("subscribe_activity")
+    await client.ok("create_container", proxmox={"vmid": vmid}, port=HTTP_PORT)
+    assert (await state_of(client, "web"))[0] == "running"
+    await pve.containers[vmid].migrate("pve2")
+    await pve.containers[vmid].stop_outside()
+    await client.until(lambda: "container_died" in client.activity())
+    await client.ok("start_container", container_id="web")
+    assert pve.containers[vmid].running
+    await pve.containers[vmid].remove_outside()
+    await client.until(lambda: "container_lost" in client.activity())
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"proxmox": {"vmid": 999}}, "container_not_found"),
+        ({"proxmox": {"vmid": 100, "node": "pve9"}}, "invalid_request"),
+        ({"proxmox": {"vmid": 100, "node": "pve2"}}, "invalid_request"),
+        ({"proxmox": {"vmid": 100}, "environment": {"A": "1"}}, "invalid_request"),
+        ({"proxmox": {"vmid": 100, "storage": "local"}}, "invalid_request"),
+        ({"proxmox": {"template": "local:vztmpl/nope.tar.zst"}}, "image_not_found"),
+        ({"image": "nope"}, "image_not_found"),
+        ({"image": "service", "proxmox": {"node": "pve9"}}, "invalid_request"),
+        ({"image": "service", "proxmox": {"storage": "nowhere"}}, "runtime_refused"),
+        ({"image": "service", "idle": {"stop_method": "pause"}}, "unsupported"),
+        ({"image": "service", "ports": {"80": 8080}}, "unsupported"),
+        ({"image": "memory", "runtime": "memory", "proxmox": {"node": "pve1"}}, "invalid_request"),
+    ],
+)
+async def test_what_cannot_be_is_refused_in_so_many_words_and_leaves_nothing(
+    started: Callable[..., Any],
+    connect: Callable[..., Any],
+    pve: Emulator,
+    short_folder: Path,
+    asked: dict[str, Any],
+    code: str,
+) -> None:
+    pve.add_container("pve1", 100, name="there")
+    service = await started(settings(short_folder, pve, LEAST))
+    client = await connect(service)
+    refused = await client.refused("create_container", **asked)
+    assert refused["code"] == code, refused
+    assert await client.ok("list_containers") == []
+    assert list(pve.containers) == [100]
+
+
+async def test_a_full_storage_and_a_revoked_token_are_answers(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    chosen = settings(short_folder, pve, LEAST)
+    vmid = pve.add_container("pve1", name="web", behaviour=Behaviour(stop_time=1.5), running=True)
+    service = await started(chosen)
+    client = await connect(service)
+    await client.ok("create_container", proxmox={"vmid": vmid})
+    pve.faults.storage_full()
+    refused = await client.refused("create_container", image="service")
+    assert refused["code"] == "no_space", refused
+    assert list(pve.containers) == [vmid]
+    stopping = asyncio.create_task(client.call("stop_container", container_id="web"))
+    await asyncio.sleep(0.3)
+    token_id = chosen.runtimes["lab"].token_id
+    assert token_id is not None
+    pve.faults.revoke(token_id)
+    reply = await asyncio.wait_for(stopping, 30)
+    assert reply["error"] is True
+    assert reply["code"] == "runtime_unavailable", reply
+
+    async def stale() -> bool:
+        return bool((await client.ok("get_status", container_id="web"))["stale"])
+
+    await until(stale, "what is known of it is old news")
