@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.pve.console import Consoles
 
 FIRST_VMID = 100
+# After whatever has happened now.
+INSTANT = 1e-6
 
 
 @dataclass(slots=True)
@@ -159,7 +161,9 @@ class Cluster:
     def last_report(self) -> float:
         """When pvestatd has last told everybody what runs: /cluster/resources knows nothing newer."""
         step = self.timing.staleness
-        return self.clock() if step <= 0 else self.began + (self.clock() - self.began) // step * step
+        if step <= 0:
+            return self.clock() + INSTANT
+        return self.began + (self.clock() - self.began) // step * step
 
 
 def _consoles() -> Consoles:

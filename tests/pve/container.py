@@ -165,6 +165,6 @@ class Container:
     def seen_at(self, moment: float) -> dict[str, Any] | None:
         """What somebody saw who looked then; None: it wasn't there yet."""
         for changed_at, before in self.history:
-            if changed_at > moment:
+            if changed_at >= moment:
                 return before
         return self.snapshot()

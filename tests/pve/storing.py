@@ -66,7 +66,7 @@ async def content(call: Call) -> list[dict[str, Any]]:
     ]
 
 
-async def remove(call: Call) -> None:
+async def remove(call: Call) -> str:
     storage = call.cluster.storage(call.params["storage"])
     call.need(f"/storage/{storage.name}", "Datastore.AllocateTemplate")
     volid = str(call.params["volume"])
@@ -74,7 +74,12 @@ async def remove(call: Call) -> None:
         volid = f"{storage.name}:{volid}"
     if (template := storage.find(volid)) is None:
         raise died(f"volume '{volid}' does not exist")
-    del storage.templates[template.name]
+
+    async def body(task: Task) -> None:
+        await asyncio.sleep(call.cluster.timing.task)
+        storage.templates.pop(template.name, None)
+
+    return call.cluster.fork(call, "imgdel", body, id="")
 
 
 async def upload(call: Call) -> str:
