@@ -6,13 +6,13 @@ import asyncio
 from typing import Any
 
 from flow_manager.containers.adopt import recognise
-from flow_manager.containers.channels import channel_folder, remote_variables
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.hosts import host_is_taken
 from flow_manager.containers.placing import let_go, new_id, runtime_for, take_on
 from flow_manager.containers.policy import image_of
 from flow_manager.containers.repeats import KEEP, request_key
+from flow_manager.containers.spec import spec_of
 from flow_manager.containers.start import start_now, tell_started
 from flow_manager.contract.models import ContainerConfig, ContainerInfo
 from flow_manager.contract.principal import Principal
@@ -119,16 +119,7 @@ async def _steps(core: Core, entry: FlowEntry, principal: Principal, *, start: b
     # Judged before anything is made.
     core.check_policy(entry.candidate, config.idle)
     source = core.policy.code_source(config.code_path) if config.code_path else None
-    spec = core.policy.spec(
-        config,
-        flow_id=entry.id,
-        name=entry.record.name,
-        tenant=entry.record.tenant,
-        runtime=entry.runtime,
-        channel_folder=channel_folder(core.channel, entry),
-        channel_variables=remote_variables(core.channel, entry),
-        code_folder=core.code.folder(entry.id) if source else None,
-    )
+    spec = spec_of(core, entry, code=source is not None)
     await core.store.save(entry.record)
     if source is not None:
         await core.code.put(entry.id, source)

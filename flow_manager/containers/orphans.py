@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flow_manager.containers.channels import channel_folder, open_channel
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.contract.models import NAME_PATTERN, RESERVED_LABEL_PREFIX, ContainerConfig
@@ -78,10 +79,11 @@ async def _take(core: Core, runtime: Runtime, seen: Observation) -> FlowEntry:
     core.table.add(entry)
     try:
         await core.store.save(record)
-        await core.channel.prepare_folder(entry.id)
+        if channel_folder(core.channel, entry) is not None:
+            await core.channel.prepare_folder(entry.id)
         if seen.state == "running":
             # It went on without us: it finds its socket made anew and connects again.
-            await core.channel.setup_socket(entry.id)
+            await open_channel(core, entry)
     except BaseException:
         core.table.discard(entry)
         raise

@@ -16,6 +16,7 @@ from typing import Any
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.ready import stays_up, wait_ready
+from flow_manager.containers.spec import spec_of
 from flow_manager.containers.start import start_now
 from flow_manager.containers.stop import stop_now
 from flow_manager.contract.inside import UpdateContainer
@@ -194,7 +195,8 @@ async def _apply(core: Core, entry: FlowEntry, change: Change) -> None:
 async def _swap(core: Core, entry: FlowEntry, change: Change) -> None:
     """Under the lock. What fails here is taken back here, too."""
     if entry.config.code_path is None:
-        change.before, change.after = _spec(core, entry, code=False), _spec(core, entry, code=True)
+        # Made before anything is stopped: what settings don't allow any more is refused while nothing has happened.
+        change.before, change.after = spec_of(core, entry, code=False), spec_of(core, entry, code=True)
     change.ran = entry.observation is not None and entry.observation.state in ("running", "restarting")
     await core.record(entry, phase=UPDATING)
     try:
@@ -255,19 +257,6 @@ async def _works(core: Core, entry: FlowEntry) -> None:
             raise
 
 
-def _spec(core: Core, entry: FlowEntry, *, code: bool) -> FlowSpec:
-    """Made before anything is stopped: what settings don't allow any more is refused while nothing has happened."""
-    return core.policy.spec(
-        entry.config,
-        flow_id=entry.id,
-        name=entry.record.name,
-        tenant=entry.record.tenant,
-        runtime=entry.runtime,
-        channel_folder=core.channel.folder(entry.id),
-        code_folder=core.code.folder(entry.id) if code else None,
-    )
-
-
 async def _make_anew(core: Core, entry: FlowEntry, spec: FlowSpec) -> None:
     """A mount can't be added to a container: another takes its place under the same flow's id."""
     await entry.runtime.remove(entry.id, force=True)
@@ -295,7 +284,7 @@ async def recover_update(core: Core, entry: FlowEntry) -> None:
         await entry.runtime.stop(entry.id)
         await core.code.undo(entry.id)
     if anew:
-        await _make_anew(core, entry, _spec(core, entry, code=False))
+        await _make_anew(core, entry, spec_of(core, entry, code=False))
     await core.record(entry, phase="created")
     if entry.record.desired == "running" and entry.config.idle is None:
         await start_now(core, entry)  # one with a policy wakes on demand
