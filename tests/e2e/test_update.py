@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Platform, make_platform, running
+from tests.e2e.conftest import PATIENCE, Platform, make_platform, running
 from tests.e2e.test_wake import browser
 
 # What the process flow's code is: it answers with its version, a second after its start.
@@ -75,14 +75,16 @@ async def test_requests_that_come_while_the_code_is_changed_wait_for_it(
             assert await ask() == (200, "one")
             code = platform.root / "code"
             answers: list[tuple[int, str]] = []
-            over = asyncio.Event()
+            first, over = asyncio.Event(), asyncio.Event()
 
             async def keep_asking() -> None:
                 while not over.is_set():
                     answers.append(await ask())
+                    first.set()
                     await asyncio.sleep(0.02)
 
             asking = asyncio.create_task(keep_asking())
+            await asyncio.wait_for(first.wait(), PATIENCE)
             info = await client.ok("update_container", container_id="web", code_path=str(code / "two.tar.gz"))
             assert info["status"] == "running"
             assert await ask() == (200, "two")
