@@ -109,6 +109,8 @@ class Emulator:
 
     async def __aexit__(self, kind: object, *_: object) -> None:
         await self.close()
+        if kind is None and self.server.bugs:
+            raise AssertionError("the emulator is at fault:\n" + "\n".join(self.server.bugs[:3]))
         if kind is None and (wrong := self.complaints()):
             raise AssertionError("a genuine server would not have done so:\n" + "\n".join(wrong[:20]))
 

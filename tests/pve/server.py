@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -32,12 +33,14 @@ class Server:
     def __init__(self, cluster: Cluster, faults: Faults) -> None:
         self._cluster = cluster
         self._faults = faults
-        self._served: weakref.WeakKeyDictionary[asyncio.BaseTransport, int] = weakref.WeakKeyDictionary()
+        # By the task that serves a connection: uvloop's transports bear no weak references.
+        self._served: weakref.WeakKeyDictionary[asyncio.Task[None], int] = weakref.WeakKeyDictionary()
+        self.bugs: list[str] = []
+        """Exceptions of the emulator's own."""
         self.requests: list[Recorded] = []
         self.keep_requests = True
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        transport = request.transport
         path = "/" + "/".join(self._segments(request))
         if self._faults.is_down or any(rule.takes(request.method, path) for rule in self._faults.cuts):
             return _cut(request)
@@ -60,15 +63,18 @@ class Server:
             total = call.total
         except ApiError as refusal:
             error = refusal
+        except Exception:
+            self.bugs.append(traceback.format_exc())
+            raise
         if isinstance(data, web.StreamResponse):  # a console, and it is over
             self._record(request, path, given, 101, "Switching Protocols", None, route, places, who)
             return data
         response, body = self._answer(data, error, total)
         self._record(request, path, given, response.status, response.reason, body, route, places, who)
-        if recycled or transport is None:
+        if recycled:
             return _cut(request)
-        self._served[transport] = self._served.get(transport, 0) + 1
-        if response.status >= 400 or self._served[transport] >= MOST_REQUESTS:
+        self._served[request.task] = self._served.get(request.task, 0) + 1
+        if response.status >= 400 or self._served[request.task] >= MOST_REQUESTS:
             response.force_close()
         return response
 
