@@ -152,6 +152,11 @@ def parse(line: bytes) -> Frame | None:
         if len(stripped) < len(line):
             return parse(stripped)
         return Refusal(BAD_FRAME, str(refused))
+    return frame_of(data)
+
+
+def frame_of(data: Any) -> Frame:
+    """What a line says whose JSON was read already. Never raises."""
     if type(data) is not dict:
         return Refusal(BAD_FRAME, "not a JSON object")
     kind = data.get("type", _ABSENT)

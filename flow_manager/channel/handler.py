@@ -225,8 +225,7 @@ class SocketCommunicationHandler:
         :raises InvalidRequest: `body` is not plain JSON data.
         """
         channel = self._channels.get(flow_id)
-        connection = None if channel is None else channel.connection
-        if connection is None:
+        if channel is None or (connection := channel.connection) is None:
             raise NotConnected(f"flow {flow_id} is not connected to its channel", container_id=flow_id)
         if message_id is None:
             self._issued += 1

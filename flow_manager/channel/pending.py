@@ -67,7 +67,10 @@ class Pending:
             self.stage = ACK
             self._limit_stage(self._ack_timeout)
         elif self._needs_reply:
-            self._wait_for_reply()
+            if self._stage_limit is None and self._on_delivered is None:
+                self.stage = REPLY
+            else:
+                self._wait_for_reply()
         else:
             self.finish(None)
 
@@ -86,8 +89,9 @@ class Pending:
 
     def finish(self, reply: Any) -> None:
         self.forget()
-        if not self.future.done():
-            self.future.set_result(reply)
+        future = self.future
+        if not future.done():
+            future.set_result(reply)
 
     def fail(self, error: FlowManagerError) -> None:
         self.forget()

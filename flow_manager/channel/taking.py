@@ -28,12 +28,7 @@ def _ack(connection: Connection, ack: frames.Ack) -> None:
 
 
 def _reply(connection: Connection, reply: frames.Reply) -> bytes | None:
-    pending = connection.pending.get(reply.to)
-    if pending is not None:
-        # Answers that we asked for cost the flow nothing.
-        connection.bucket.tokens += 1
-        pending.finish(reply.body)
-        return None
+    # One that is waited for never gets here: `Connection` takes it at once.
     if connection.owner.issued(reply.to):
         # Late, or not asked for: many a flow simply answers everything.
         return None

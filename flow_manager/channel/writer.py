@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 
 from flow_manager.channel.pending import Pending
-from flow_manager.errors import NotConnected, QueueFull
+from flow_manager.errors import QueueFull
 
 # Queued frames are joined into writes of about this size: a system call each would be the cost of a drained queue.
 JOINED_WRITE = 128 * 1024
@@ -50,16 +50,6 @@ class FrameWriter:
             raise QueueFull(
                 f"the flow does not read: {self._queued_bytes} bytes wait for it already", limit=self._limit, size=size
             )
-
-    def write_now(self, frame: bytes) -> bool:
-        """Write a frame when nothing is in its way. False: part of it is still with us.
-
-        :raises NotConnected: the flow had gone, which the write brought to light.
-        """
-        self._transport.write(frame)
-        if self._transport.is_closing():
-            raise NotConnected("the flow has closed its connection")
-        return not self.blocked
 
     def queue(self, frame: bytes, pending: Pending) -> None:
         """Keep a message until the flow reads again; `pending` hears when its last byte has left."""
