@@ -1,6 +1,7 @@
-"""Adoption: containers that others made and labelled `flow-manager.enable=true` become flows, and cease to be.
+"""Adoption: containers that others made and labelled `flow-manager.enable=true`, or that settings name, become flows, and cease
+to be.
 
-What they ask for stands in their labels (`labels`). A flow outlives its container: one that is made anew (`compose up`) has
+What they ask for stands in their labels (`labels`) or in the settings (`declared`). A flow outlives its container: one that is made anew (`compose up`) has
 the same flow's id, and its labels are read anew. One that is gone for longer than `FORGET_AFTER` is forgotten.
 """
 
@@ -12,8 +13,9 @@ from dataclasses import replace
 from flow_manager.containers import orphans
 from flow_manager.containers.adopted import Adopted, become, stored
 from flow_manager.containers.core import Core
+from flow_manager.containers.declared import came_from_settings, key_for, wishes_for
 from flow_manager.containers.entry import FlowEntry
-from flow_manager.containers.labels import Unreadable, Wishes, read_labels
+from flow_manager.containers.labels import Unreadable, Wishes
 from flow_manager.containers.placing import let_go
 from flow_manager.contract.models import RESERVED_LABEL_PREFIX, Deleted
 from flow_manager.contract.principal import Principal
@@ -36,7 +38,7 @@ async def adopt(core: Core, runtime: Runtime, seen: Observation) -> FlowEntry | 
         return None
     if core.adoptions.released.get(seen.id) == (runtime.name, seen.runtime_id):
         return None
-    wishes = read_labels(seen.labels)
+    wishes = wishes_for(core, runtime, seen)
     if wishes.tenant is None:
         _leave_alone(core, seen, wishes)
         return None
@@ -52,6 +54,7 @@ async def adopt(core: Core, runtime: Runtime, seen: Observation) -> FlowEntry | 
         desired="running",
         created_at=seen.created_at or core.now(),
         adopted=True,
+        request_key=key_for(core, runtime, seen),
     )
     entry = FlowEntry(record, made.config, runtime, visible=False)
     core.table.add(entry)
@@ -71,12 +74,42 @@ async def adopt(core: Core, runtime: Runtime, seen: Observation) -> FlowEntry | 
     return entry
 
 
-async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
-    """Another container has taken the place of the flow's: its labels count now, and it is wanted again.
+async def keep_up(core: Core, entry: FlowEntry, seen: Observation) -> None:
+    """Before what was seen of an adopted flow is taken in: is it the same container, and asked for in the same words?
+
+    The flow may end by this (`core.table`): it is another tenant's then.
 
     :raises SystemFailure: it can't be stored; the next look tries again.
     """
-    wishes = read_labels(seen.labels)
+    if not entry.record.adopted:
+        return
+    if seen.runtime_id != entry.record.runtime_id or (
+        entry.observation is None and _settings_differ(core, entry, seen)
+    ):
+        await follow(core, entry, seen)
+    if core.table.get(entry.id) is entry:
+        recognise(core, entry, seen)
+
+
+def _settings_differ(core: Core, entry: FlowEntry, seen: Observation) -> bool:
+    """At the first look after a start. What a client set since is kept where the labels count, not where the settings do."""
+    key = key_for(core, entry.runtime, seen)
+    if key is None:
+        return came_from_settings(entry.record)
+    wishes = wishes_for(core, entry.runtime, seen)
+    made = become(core, entry.runtime, seen, wishes, entry)
+    now = (entry.record.request_key, entry.record.tenant, entry.record.name, stored(entry.config))
+    return now != (key, wishes.tenant, made.name, stored(made.config))
+
+
+async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
+    """Another container has taken the place of the flow's, or the settings ask for something else: that counts now. One that was
+    made anew is wanted again.
+
+    :raises SystemFailure: it can't be stored; the next look tries again.
+    """
+    wishes = wishes_for(core, entry.runtime, seen)
+    anew = seen.runtime_id != entry.record.runtime_id
     if wishes.tenant != entry.record.tenant:
         # Another tenant's flow, in truth: this one ends, and the next look adopts that one.
         await core.store.delete(entry.id)
@@ -90,8 +123,9 @@ async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
         name=made.name,
         runtime_id=seen.runtime_id,
         config=stored(made.config),
-        desired="running",
+        desired="running" if anew else entry.record.desired,
         created_at=seen.created_at or entry.record.created_at,
+        request_key=key_for(core, entry.runtime, seen),
     )
     await core.store.save(record)
     if core.table.get(entry.id) is not entry:
@@ -103,12 +137,13 @@ async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
     core.table.add(entry)
     core.keep_secrets(entry, made.config)
     core.observer.policy_changed(entry)
-    core.activity.log_user_activity(
-        "container_recreated",
-        f"flow *{made.name}*: its container was made anew by someone else",
-        flow=entry.ref,
-        details={"runtime_id": seen.runtime_id},
-    )
+    if anew:
+        core.activity.log_user_activity(
+            "container_recreated",
+            f"flow *{made.name}*: its container was made anew by someone else",
+            flow=entry.ref,
+            details={"runtime_id": seen.runtime_id},
+        )
     _tell_of(core, entry, made.unreadable)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from flow_manager.containers.adopt import adopt, follow, forget_gone, recognise
+from flow_manager.containers.adopt import adopt, forget_gone, keep_up
 from flow_manager.containers.channels import open_channel
 from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
@@ -213,14 +213,12 @@ class Reconciler:
             return
         if observation is not None and entry.record.adopted:
             try:
-                if observation.runtime_id != entry.record.runtime_id:
-                    await follow(core, entry, observation)
+                await keep_up(core, entry, observation)
             except FlowManagerError as error:
                 core.log.log_debug("a change could not be followed yet", container=entry.id, reason=error.message)
                 return
             if core.table.get(entry.id) is not entry:
                 return
-            recognise(core, entry, observation)
         before = entry.observation
         was_lost = entry.lost
         if observation is None:

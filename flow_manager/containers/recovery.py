@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from flow_manager.containers.adopt import RELEASED, adopt, follow, recognise
+from flow_manager.containers.adopt import RELEASED, adopt, keep_up
 from flow_manager.containers.channels import open_channel
 from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
+from flow_manager.containers.declared import came_from_settings, missing, still_declared
 from flow_manager.containers.delete import leave_nothing
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.reconcile import ACTOR
@@ -74,6 +75,14 @@ async def _recover_runtime(core: Core, runtime: Runtime, entries: list[FlowEntry
             await adopt(core, runtime, observation)
         except FlowManagerError as error:
             core.log.log_error(new_short_id("err"), error, operation="adopt", container=observation.id)
+    for flow in missing(core, runtime, list(found.values())):
+        core.log.log_notice(
+            "no such container: it is managed as soon as there is one",
+            warning=True,
+            setting="flows",
+            container=flow.place,
+            runtime=runtime.name,
+        )
 
 
 async def _finish_delete(core: Core, entry: FlowEntry, found: Observation | None) -> None:
@@ -101,16 +110,20 @@ async def _undo_update(core: Core, entry: FlowEntry, found: Observation | None) 
 
 
 async def _find_again(core: Core, entry: FlowEntry, found: Observation | None) -> None:
+    if found is None and came_from_settings(entry.record) and not still_declared(core, entry.runtime, entry.record):
+        # Nobody asks for it any more, so that its runtime doesn't show it: it goes on without us.
+        await core.store.delete(entry.id)
+        core.forget(entry)
+        core.activity.log_container_released(entry.ref, MANAGER.name)
+        return
     if found is None:
         entry.lost, entry.stale = True, False
         entry.problem = "its container is gone from the runtime"
         core.activity.log_container_lost(entry.ref)
         return
-    if entry.record.adopted and found.runtime_id != entry.record.runtime_id:
-        await follow(core, entry, found)
-        if core.table.get(entry.id) is not entry:
-            return
-    recognise(core, entry, found)
+    await keep_up(core, entry, found)
+    if core.table.get(entry.id) is not entry:
+        return
     core.observe(entry, found)
     try:
         core.observe(entry, await entry.runtime.inspect(entry.id))

@@ -9,7 +9,8 @@ Promises of every implementation, each held to by `tests/contract`:
 - A call returns after its effect was seen: after `kill` the state is `exited` (or `stopped` where no code is known).
 - `watch()` survives drops by reconnecting inside, and says `resync` whenever events may have been missed.
 - Only containers of this manager's own instance (label `flow-manager.instance`), and those of others that ask for it with
-  the label `flow-manager.enable=true` and name no other instance, are ever listed or touched.
+  the label `flow-manager.enable=true`, or that settings name (`[[flows]]`), and that name no other instance, are ever listed
+  or touched.
 """
 
 from __future__ import annotations

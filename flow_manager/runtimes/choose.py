@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from flow_manager.errors import FlowManagerError, SettingsRefused
 from flow_manager.runtimes.base import Runtime
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.declared import flows_of, misplaced
+from flow_manager.settings.models import FlowSettings, RuntimeSettings, Settings
 
 # Long enough for a busy engine, short enough for a service that starts without one.
 PROBE_TIMEOUT = 3.0
@@ -17,7 +18,7 @@ PROBE_TIMEOUT = 3.0
 async def choose_runtimes(settings: Settings, *, instance: str) -> tuple[dict[str, Runtime], str]:
     """The runtimes by name (not opened), and the default's name.
 
-    :raises SettingsRefused: for a kind that doesn't exist.
+    :raises SettingsRefused: for a kind that doesn't exist, and for a flow of the settings whose runtime can't find it.
     """
     wanted = dict(settings.runtimes)
     default = settings.runtime
@@ -30,11 +31,25 @@ async def choose_runtimes(settings: Settings, *, instance: str) -> tuple[dict[st
     if default is None:
         default = "docker" if "docker" in wanted else "process"
         wanted.setdefault(default, RuntimeSettings())
-    return {name: make_runtime(name, chosen, settings, instance=instance) for name, chosen in wanted.items()}, default
+    kinds = {name: chosen.kind or name for name, chosen in wanted.items()}
+    if lines := misplaced(settings.flows, kinds, default):
+        raise SettingsRefused("\n".join(lines))
+    made = {
+        name: make_runtime(name, chosen, settings, instance=instance, flows=flows_of(settings, name, default))
+        for name, chosen in wanted.items()
+    }
+    return made, default
 
 
-def make_runtime(name: str, chosen: RuntimeSettings, settings: Settings, *, instance: str) -> Runtime:
-    """One runtime by its settings. Imports are here: a service without Docker never loads its client."""
+def make_runtime(
+    name: str,
+    chosen: RuntimeSettings,
+    settings: Settings,
+    *,
+    instance: str,
+    flows: tuple[FlowSettings, ...] = (),
+) -> Runtime:
+    """One runtime by its settings; `flows` are the containers of others that it has to find. Imports are here: a service without Docker never loads its client."""
     kind = chosen.kind or name
     common = {
         "instance": instance,
@@ -52,7 +67,7 @@ def make_runtime(name: str, chosen: RuntimeSettings, settings: Settings, *, inst
     if kind == "docker":
         from flow_manager.runtimes.docker.provider import DockerProvider
 
-        return DockerProvider(name, chosen, **common)  # type: ignore[arg-type]
+        return DockerProvider(name, chosen, flows=flows, **common)  # type: ignore[arg-type]
     if kind == "process":
         from flow_manager.runtimes.process.provider import ProcessProvider
 
@@ -60,7 +75,7 @@ def make_runtime(name: str, chosen: RuntimeSettings, settings: Settings, *, inst
     if kind == "memory":
         from flow_manager.runtimes.memory import MemoryRuntime
 
-        return MemoryRuntime(name, instance=instance)
+        return MemoryRuntime(name, instance=instance, flows=flows)
     if kind == "proxmox":
         from flow_manager.runtimes.proxmox.provider import ProxmoxProvider
 

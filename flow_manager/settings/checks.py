@@ -6,6 +6,7 @@ import ipaddress
 from collections import Counter
 from urllib.parse import urlsplit
 
+from flow_manager.settings import declared
 from flow_manager.settings.models import ChannelSettings, RuntimeSettings, Settings
 
 BUILT_IN_RUNTIMES = ("docker", "process", "memory")
@@ -34,6 +35,7 @@ def contradictions(settings: Settings) -> list[str]:
         *_channel_tls(settings.channel),
         *_default_runtime(settings),
         *(line for name, runtime in settings.runtimes.items() for line in _runtime(name, runtime)),
+        *declared.contradictions(settings),
     ]
 
 

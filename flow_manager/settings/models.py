@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from flow_manager.contract.models import HOST_PATTERN, Seconds
+from flow_manager.contract.models import HOST_PATTERN, NAME_PATTERN, IdlePolicy, Seconds
 from flow_manager.contract.principal import DEFAULT_TENANT
 from flow_manager.contract.proxmox import BridgeName, NodeName, PoolName, StorageName
 
@@ -178,6 +178,64 @@ class TcpRouteSettings(SettingsModel):
     port: Annotated[int, Field(ge=1, le=65535)]
 
 
+class FlowSettings(SettingsModel):
+    """A container that is there already, made by others, to be managed as one with labels that say the same. What stands here
+    counts anew at each start of the manager, and instead of the container's own labels."""
+
+    runtime: str | None = Field(default=None, description="Which runtime has it; default: the default one.")
+    container: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        default=None, description="docker: its name, or at least 12 digits of its id."
+    )
+    node: str | None = Field(default=None, description="proxmox: the node that it is on.")
+    vmid: Annotated[int, Field(ge=100, le=999_999_999)] | None = Field(default=None, description="proxmox: its number.")
+    name: str | None = Field(default=None, description="The flow's name, a DNS label; default: the container's own.")
+    tenant: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")] = Field(
+        default=DEFAULT_TENANT, description="Whose it is."
+    )
+    hosts: tuple[str, ...] = Field(default=(), description="Names under which the proxy serves it.")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="Where it listens; default: the lowest port that is published, else exposed."
+    )
+    idle: IdlePolicy = Field(
+        default=IdlePolicy(), description="When it sleeps; default: never by itself, but it wakes on demand."
+    )
+
+    @property
+    def place(self) -> str:
+        """What it is found by, in its runtime."""
+        return self.container if self.container is not None else f"{self.node or ''}/{self.vmid}"
+
+    @field_validator("name")
+    @classmethod
+    def _dns_label(cls, name: str | None) -> str | None:
+        if name is not None and not NAME_PATTERN.match(name):
+            raise ValueError("a name is a DNS label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end")
+        return name
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not HOST_PATTERN.match(host):
+                raise ValueError(f"{host[:64]!r} is not a lower-case host name")
+        return hosts
+
+    @field_validator("idle")
+    @classmethod
+    def _no_channel(cls, idle: IdlePolicy) -> IdlePolicy:
+        if idle.ready is not None and idle.ready.channel:
+            raise ValueError("a container that others made has no channel")
+        return idle
+
+    @model_validator(mode="after")
+    def _one_place(self) -> FlowSettings:
+        if (self.container is None) == (self.vmid is None):
+            raise ValueError("give either container (docker) or vmid (proxmox)")
+        if self.node is not None and self.vmid is None:
+            raise ValueError("node goes with vmid")
+        return self
+
+
 class IdleSettings(SettingsModel):
     """What holds for every watcher. A flow's own times are in its IdlePolicy."""
 
@@ -274,6 +332,9 @@ class Settings(SettingsModel):
     proxy: ProxySettings = ProxySettings()
     idle: IdleSettings = IdleSettings()
     tcp_routes: tuple[TcpRouteSettings, ...] = Field(default=(), description="Ports that wake a flow.")
+    flows: tuple[FlowSettings, ...] = Field(
+        default=(), description="Containers that others made, to be managed without a label of their own."
+    )
     runtimes: dict[str, RuntimeSettings] = Field(
         default_factory=dict, description="Runtimes by name, beside `docker` and `process`."
     )

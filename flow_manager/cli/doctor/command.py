@@ -43,6 +43,7 @@ def doctor(
 def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Finding]:
     from flow_manager.cli.doctor import folders, machine
     from flow_manager.cli.doctor.docker import docker
+    from flow_manager.cli.doctor.flows import on_docker
     from flow_manager.client.wire import checked_url
     from flow_manager.errors import SettingsRefused
     from flow_manager.settings.load import load_with_notes
@@ -66,7 +67,9 @@ def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Fin
     found += folders.state(settings.state_dir)
     found += folders.sockets(settings.sockets_dir, running=running)
     configured = settings.runtimes["docker"].url if "docker" in settings.runtimes else None
-    found += docker(os.environ, configured=configured, needed="docker" in (settings.runtime, *settings.runtimes))
+    wanted = on_docker(settings)
+    needed = "docker" in (settings.runtime, *settings.runtimes) or bool(wanted)
+    found += docker(os.environ, configured=configured, needed=needed, flows=wanted)
     found += machine.cgroups()
     found += machine.port(settings.host, settings.port, in_use_by_us=running)
     return [*found, *machine.service(url)]

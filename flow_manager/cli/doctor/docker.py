@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import grp
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flow_manager.cli.doctor.finding import Finding, ok, problem, warning
+from flow_manager.cli.doctor.flows import declared
 from flow_manager.cli.doctor.labels import labels
 from flow_manager.cli.engine import OLDEST_API, Engine, EngineSaid, api_version, candidates
+
+if TYPE_CHECKING:
+    from flow_manager.settings.models import FlowSettings
 
 ABOUT = "Docker"
 
 
-def docker(environ: Mapping[str, str], *, configured: str | None, needed: bool) -> list[Finding]:
-    """`needed`: docker is the runtime that was asked for, so its absence is a problem and not only a remark."""
+def docker(
+    environ: Mapping[str, str], *, configured: str | None, needed: bool, flows: Sequence[FlowSettings] = ()
+) -> list[Finding]:
+    """`needed`: docker is the runtime that was asked for, so its absence is a problem and not only a remark. `flows`: the
+    containers that it should have."""
     return [
-        finding for address in candidates(environ, configured) for finding in _engine(Engine(address), environ, needed)
+        finding
+        for address in candidates(environ, configured)
+        for finding in _engine(Engine(address), environ, needed, flows)
     ]
 
 
-def _engine(engine: Engine, environ: Mapping[str, str], needed: bool) -> list[Finding]:
+def _engine(engine: Engine, environ: Mapping[str, str], needed: bool, flows: Sequence[FlowSettings]) -> list[Finding]:
     absent = problem if needed else warning
     try:
         version = engine.get("/version")
@@ -39,7 +48,7 @@ def _engine(engine: Engine, environ: Mapping[str, str], needed: bool) -> list[Fi
         return [absent(ABOUT, f"{engine.address} gives no proper answer: {exc}", "is DOCKER_HOST right?")]
     if not isinstance(version, dict) or not isinstance(info, dict):
         return [absent(ABOUT, f"what answers at {engine.address} is no Docker engine", "is DOCKER_HOST right?")]
-    return [*judged(engine, version, info), *labels(engine)]
+    return [*judged(engine, version, info), *labels(engine), *declared(engine, flows)]
 
 
 def judged(engine: Engine, version: Mapping[str, Any], info: Mapping[str, Any]) -> list[Finding]:

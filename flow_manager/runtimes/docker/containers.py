@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,8 +14,8 @@ from flow_manager.runtimes.base import LABEL_ENABLE, LABEL_ID, LABEL_INSTANCE, O
 from flow_manager.runtimes.docker.client import Answer, EngineClient
 from flow_manager.runtimes.docker.errors import KIND, Subject, translated
 from flow_manager.runtimes.docker.glance import agrees
-from flow_manager.runtimes.docker.identity import ENABLED, Identity, Judge, own_name
-from flow_manager.runtimes.docker.observe import dig, labels_of, name_of, observe, text
+from flow_manager.runtimes.docker.identity import ENABLED, Identity, Judge, is_id, own_name
+from flow_manager.runtimes.docker.observe import dig, labels_of, name_of, observe, text, whole
 from flow_manager.runtimes.docker.retry import repeat
 
 # A read that takes longer has failed. An inspect takes 2 ms; with all cores starting containers it was seen to take 2 s.
@@ -53,17 +54,25 @@ class Containers:
     one counts.
     """
 
-    def __init__(self, client: EngineClient, instance: str, *, runtime: str = KIND, adopts: bool = False) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        instance: str,
+        *,
+        runtime: str = KIND,
+        adopts: bool = False,
+        declared: tuple[str, ...] = (),
+    ) -> None:
         self.client = client
         self.instance = instance
-        self.judge = Judge(runtime, instance, adopts)
+        self.judge = Judge(runtime, instance, adopts, declared)
         self._handles: dict[str, Handle] = {}
         self._flows: dict[str, str] = {}
         self._seen: dict[str, Observation] = {}
 
     def remember(self, data: Mapping[str, Any]) -> Observation:
         """Take in an inspect's answer. :raises ValueError: when it is no container of this instance."""
-        identity = self.judge.identity(labels_of(data), name_of(data))
+        identity = self.judge.identity(labels_of(data), name_of(data), text(dig(data, "Id")))
         if identity is None:
             raise ValueError("a container of another instance, or of nobody")
         seen = observe(data, identity)
@@ -170,28 +179,40 @@ class Containers:
 
     def _identity(self, entry: Any) -> Identity | None:
         labels = dig(entry, "Labels")
-        return self.judge.identity(labels if isinstance(labels, Mapping) else {}, own_name(dig(entry, "Names")))
+        given = labels if isinstance(labels, Mapping) else {}
+        return self.judge.identity(given, own_name(dig(entry, "Names")), text(dig(entry, "Id")))
 
     async def adoptable(self) -> list[tuple[str, Any]]:
-        """(flow id, the engine's list entry) of what others made and labelled for us, newest first. One a container.
+        """(flow id, the engine's list entry) of what others made and labelled for us, or settings name, newest first. One a
+        container.
 
         :raises RuntimeUnavailable:
         """
-        if not self.judge.adopts:
-            return []
-        found = await self._listed([f"{LABEL_ENABLE}={ENABLED}"])
+        each = [entry for wanted in self._adoptable_filters() for entry in await self._listed(wanted)]
+        found = list({text(dig(entry, "Id")): entry for entry in each}.values())
+        found.sort(key=lambda entry: whole(dig(entry, "Created")) or 0, reverse=True)
         judged = [(self._identity(entry), entry) for entry in found]
         return [(identity.flow_id, entry) for identity, entry in judged if identity is not None and identity.adopted]
 
     async def entries(self, labels: Mapping[str, str]) -> list[Any]:
         """The engine's own list entries of this instance's containers with these labels. :raises RuntimeUnavailable:"""
         wanted = {LABEL_INSTANCE: self.instance, **labels}
-        return await self._listed([f"{name}={value}" for name, value in wanted.items()])
+        return await self._listed({"label": [f"{name}={value}" for name, value in wanted.items()]})
 
-    async def _listed(self, labels: list[str]) -> list[Any]:
-        filters = json.dumps({"label": labels})
+    def _adoptable_filters(self) -> list[dict[str, list[str]]]:
+        """The engine ORs the values of one filter (labels apart) and ANDs the filters: one list for each kind of word."""
+        declared = self.judge.declared
+        found = [{"label": [f"{LABEL_ENABLE}={ENABLED}"]}] if self.judge.adopts else []
+        if declared:
+            found.append({"name": [f"^/?{re.escape(word)}$" for word in declared]})
+        if ids := [word for word in declared if is_id(word)]:
+            found.append({"id": ids})
+        return found
+
+    async def _listed(self, filters: Mapping[str, list[str]]) -> list[Any]:
         with translated():
-            data = await self.read("containers/json", params={"all": "1", "filters": filters})
+            params = {"all": "1", "filters": json.dumps(filters)}
+            data = await self.read("containers/json", params=params)
             if not isinstance(data, list):
                 raise ValueError("not a list")
             return data

@@ -189,7 +189,8 @@ class Feed:
             return []
         # `since` is inclusive: the last one comes again after each reconnect. A hint twice does no harm.
         self._last_nano = max(self._last_nano, event.nano)
-        identity = self._containers.judge.identity(event.labels, text(event.attributes.get("name")))
+        name = text(event.attributes.get("name"))
+        identity = self._containers.judge.identity(event.labels, name, event.runtime_id)
         flow_id = self._containers.flow_of(event.runtime_id) or (identity.flow_id if identity else None)
         if flow_id is None:
             return []

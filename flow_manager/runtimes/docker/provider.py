@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from flow_manager.runtimes.docker.retry import repeat
 from flow_manager.runtimes.docker.spec import container_body
 from flow_manager.runtimes.docker.start import Starter
 from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
 
 CAPABILITIES = Capabilities(exec=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
 
@@ -41,7 +41,7 @@ class DockerProvider(NothingInside):
     """The runtime `docker`. Keeps no state that the engine does not have: another one on the same engine sees the same.
 
     A flow is found by the labels `flow-manager.id` and `flow-manager.instance`; one that others made, by
-    `flow-manager.enable=true` (see `identity`). Nothing else on the engine is touched.
+    `flow-manager.enable=true` or the name or id that settings give (`flows`; see `identity`). Nothing else on the engine is touched.
     """
 
     kind = KIND
@@ -56,13 +56,17 @@ class DockerProvider(NothingInside):
         limits: LimitSettings,
         sockets_dir: Path,
         state_dir: Path,
+        flows: Sequence[FlowSettings] = (),
     ) -> None:
         self.name = name
         self._settings = settings
         self._timeout = limits.operation_timeout
         self._sockets_dir, self._state_dir = sockets_dir, state_dir
         self.client = EngineClient(engine_url(settings.url, os.environ))
-        self._containers = Containers(self.client, instance, runtime=name, adopts=bool(settings.adopt))
+        declared = tuple(flow.container for flow in flows if flow.container is not None)
+        self._containers = Containers(
+            self.client, instance, runtime=name, adopts=bool(settings.adopt), declared=declared
+        )
         self._networks = Networks(self._containers, own_container())
         self._ending = Ending(self._containers, timeout=self._timeout)
         self._creator = Creator(

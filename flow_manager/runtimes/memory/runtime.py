@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -31,6 +31,7 @@ from flow_manager.runtimes.memory import exec
 from flow_manager.runtimes.memory.engine import KIND, SIGCONT, SIGKILL, MemoryEngine, MemoryFlow
 from flow_manager.runtimes.memory.faults import Fault, Faults, When
 from flow_manager.runtimes.signals import signal_number
+from flow_manager.settings.models import FlowSettings
 from flow_manager.util.ids import derived_flow_id
 
 CAPABILITIES = Capabilities(exec=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
@@ -60,6 +61,7 @@ class MemoryRuntime(NothingInside):
         capabilities: Capabilities = CAPABILITIES,
         sleep: Sleep = asyncio.sleep,
         call_timeout: float = CALL_TIMEOUT,
+        flows: Sequence[FlowSettings] = (),
     ) -> None:
         self.name = name
         self.capabilities = capabilities
@@ -67,6 +69,7 @@ class MemoryRuntime(NothingInside):
         self.engine = engine or MemoryEngine()
         self._owns_engine = engine is None
         self._instance = instance
+        self._declared = frozenset(flow.container for flow in flows)
         self._sleep = sleep
         self._call_timeout = call_timeout
         self._hub = EventHub()
@@ -114,8 +117,12 @@ class MemoryRuntime(NothingInside):
         environment: Mapping[str, str] | None = None,
         ports: tuple[PortBinding, ...] = (),
         command: tuple[str, ...] = ("sleep",),
+        enabled: bool = True,
     ) -> str:
-        """Somebody else makes a container, to be adopted; or makes the one of this name anew. Gives the flow's id."""
+        """Somebody else makes a container, to be adopted; or makes the one of this name anew. Gives the flow's id.
+
+        `enabled`: with the label that asks for it.
+        """
         flow_id = derived_flow_id(self.name, name)
         flow = self.engine.appear(
             FlowSpec(
@@ -128,7 +135,7 @@ class MemoryRuntime(NothingInside):
                 command=command,
                 environment=dict(environment or {}),
                 ports=ports,
-                labels={LABEL_ENABLE: "true", **labels},
+                labels={**({LABEL_ENABLE: "true"} if enabled else {}), **labels},
             )
         )
         if running:
@@ -224,7 +231,7 @@ class MemoryRuntime(NothingInside):
 
     async def list(self) -> list[Observation]:
         async with self._call("list"):
-            return [self._observe(flow) for flow in self.engine.flows.values() if flow.spec.instance == self._instance]
+            return [self._observe(flow) for flow in self.engine.flows.values() if self._is_mine(flow)]
 
     def watch(self) -> AsyncIterator[RuntimeEvent]:
         return self._hub.watch()
@@ -303,9 +310,14 @@ class MemoryRuntime(NothingInside):
 
     def _flow(self, id: str) -> MemoryFlow:
         flow = self.engine.flows.get(id)
-        if flow is None or flow.spec.instance != self._instance:
+        if flow is None or not self._is_mine(flow):
             raise ContainerNotFound(id, kind=KIND)
         return flow
+
+    def _is_mine(self, flow: MemoryFlow) -> bool:
+        spec = flow.spec
+        asks = not flow.others or spec.labels.get(LABEL_ENABLE) == "true" or spec.container_name in self._declared
+        return asks and spec.instance == self._instance
 
     def _observe(self, flow: MemoryFlow) -> Observation:
         seen = flow.observe()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flow_manager.runtimes.docker.provider import DockerProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
 from tests.contract.harness_docker import DockerHarness
 
 MakeProvider = Callable[..., DockerProvider]
@@ -30,7 +30,13 @@ async def provider(tmp_path: Path) -> AsyncIterator[Callable[..., AsyncIterator[
     """Opens providers with settings of the test's choice, and closes them after it."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(lab: DockerHarness, *, operation_timeout: float = 30, **settings: object) -> DockerProvider:
+        async def make(
+            lab: DockerHarness,
+            *,
+            operation_timeout: float = 30,
+            flows: tuple[FlowSettings, ...] = (),
+            **settings: object,
+        ) -> DockerProvider:
             made = DockerProvider(
                 lab.name,
                 RuntimeSettings(kind="docker", url=lab.host, **settings),  # type: ignore[arg-type]
@@ -38,6 +44,7 @@ async def provider(tmp_path: Path) -> AsyncIterator[Callable[..., AsyncIterator[
                 limits=LimitSettings(operation_timeout=operation_timeout, pull_stall=3),
                 sockets_dir=tmp_path / "sockets",
                 state_dir=tmp_path / "state",
+                flows=flows,
             )
             await made.open()
             stack.push_async_callback(made.close)

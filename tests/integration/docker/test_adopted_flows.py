@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,12 @@ class House:
     async def activity(self) -> list[str]:
         return [item.entry.type for item in await self.stream.read(limit=1000)]
 
+    async def tells(self, *types: str) -> None:
+        async def told() -> bool:
+            return set(types) <= set(await self.activity())
+
+        await until(told, f"{', '.join(types)} is told")
+
 
 Opens = Callable[[], Any]
 
@@ -71,8 +77,10 @@ async def opens(lab: DockerHarness, provider: Callable[..., Any]) -> AsyncIterat
     folder = Path(tempfile.mkdtemp(prefix="fm-"))
 
     @asynccontextmanager
-    async def open_house() -> AsyncIterator[House]:
-        settings = Settings(state_dir=folder / "state", sockets_dir=folder / "s")
+    async def open_house(*flows: dict[str, Any]) -> AsyncIterator[House]:
+        settings = Settings.model_validate(
+            {"state_dir": folder / "state", "sockets_dir": folder / "s", "flows": flows, "runtime": lab.name}
+        )
         settings.state_dir.mkdir(exist_ok=True)
         clock, masker, log = SystemClock(), Masker(), SystemLogger(level="ERROR")
         async with AsyncExitStack() as stack:
@@ -88,8 +96,8 @@ async def opens(lab: DockerHarness, provider: Callable[..., Any]) -> AsyncIterat
             stack.push_async_callback(channel.close)
             core = Core(
                 settings=settings,
-                runtimes={"docker": await provider(lab, adopt=True)},
-                default_runtime="docker",
+                runtimes={lab.name: await provider(lab, adopt=True, flows=settings.flows)},
+                default_runtime=lab.name,
                 store=store.flows,
                 channel=channel,
                 activity=UserActivityLogger(stream, clock),
@@ -131,7 +139,8 @@ def container(lab: DockerHarness, name: str) -> Iterator[str]:
     made = engine_api.request(lab.host, "POST", "/containers/create", params={"name": name}, body=body)["Id"]
     engine_api.request(lab.host, "POST", f"/containers/{made}/start")
     yield made
-    engine_api.request(lab.host, "DELETE", f"/containers/{made}", params={"force": 1, "v": 1})
+    with suppress(engine_api.EngineError):  # the test may have removed it
+        engine_api.request(lab.host, "DELETE", f"/containers/{made}", params={"force": 1, "v": 1})
 
 
 def running(lab: DockerHarness, container: str) -> bool:
@@ -151,10 +160,7 @@ async def test_one_that_runs_already_gets_its_whole_idle_time_then_sleeps_and_wa
         woken = await house.registry.wake_container(LOCAL, requests.WakeContainer(container_id=name))
         assert (woken.flow_state, running(lab, container)) == ("ready", True)
 
-        async def told() -> bool:
-            return {"container_adopted", "napped", "woke"} <= set(await house.activity())
-
-        await until(told, "it is told that it was adopted, slept and woke")
+        await house.tells("container_adopted", "napped", "woke")
 
 
 async def test_a_restart_of_the_manager_does_not_cut_its_time_short(
@@ -192,3 +198,57 @@ async def test_one_that_is_released_is_left_as_it_is(
         assert house.manager.list_containers(LOCAL, requests.ListContainers()) == []
         assert house.registry.watchers() == []
         assert running(lab, container)
+
+
+@pytest.fixture
+def unlabelled(lab: DockerHarness, name: str) -> Iterator[str]:
+    """Somebody else's container, running, that asks for nothing; gives its id."""
+    body = {"Image": BUSYBOX_IMAGE, "Cmd": SLEEP}
+    made = engine_api.request(lab.host, "POST", "/containers/create", params={"name": name}, body=body)["Id"]
+    engine_api.request(lab.host, "POST", f"/containers/{made}/start")
+    yield made
+    engine_api.request(lab.host, "DELETE", f"/containers/{made}", params={"force": 1, "v": 1})
+
+
+@pytest.mark.parametrize("by", ["name", "id"])
+async def test_one_that_settings_name_sleeps_and_wakes_without_a_label_and_others_are_left_alone(
+    lab: DockerHarness, opens: Opens, name: str, unlabelled: str, by: str
+) -> None:
+    idle = {"idle_timeout": IDLE, "stop_timeout": 5}
+    wanted = {"container": name if by == "name" else unlabelled[:16], "name": "declared", "idle": idle}
+    async with opens(wanted) as house:
+        await house.becomes("declared", lambda status: status.flow_state == "ready", "it is adopted as it runs")
+        assert len(house.manager.list_containers(LOCAL, requests.ListContainers())) == 1
+        await house.becomes("declared", lambda status: status.flow_state == "napping", "it falls asleep")
+        assert not running(lab, unlabelled)
+        await asyncio.to_thread(engine_api.request, lab.host, "POST", f"/containers/{unlabelled}/start")
+        await house.becomes("declared", lambda status: status.flow_state == "ready", "its events are heard")
+    async with opens() as house:
+        assert house.manager.list_containers(LOCAL, requests.ListContainers()) == []
+        assert running(lab, unlabelled)
+        await house.tells("container_released")
+
+
+async def test_one_that_is_made_later_is_adopted_when_it_appears(lab: DockerHarness, opens: Opens, name: str) -> None:
+    async with opens({"container": name, "name": "declared"}) as house:
+        assert house.manager.list_containers(LOCAL, requests.ListContainers()) == []
+        body = {"Image": BUSYBOX_IMAGE, "Cmd": SLEEP}
+        made = engine_api.request(lab.host, "POST", "/containers/create", params={"name": name}, body=body)["Id"]
+        try:
+            await house.becomes("declared", lambda status: status.state == "created", "it is adopted")
+            await house.registry.wake_container(LOCAL, requests.WakeContainer(container_id="declared"))
+            assert running(lab, made)
+        finally:
+            engine_api.request(lab.host, "DELETE", f"/containers/{made}", params={"force": 1, "v": 1})
+
+
+async def test_one_that_a_person_removes_is_told_of_as_lost_and_as_nothing_else(
+    lab: DockerHarness, opens: Opens, name: str, container: str
+) -> None:
+    async with opens() as house:
+        await house.becomes(name, lambda status: status.flow_state == "ready", "it is adopted as it runs")
+        await asyncio.to_thread(
+            engine_api.request, lab.host, "DELETE", f"/containers/{container}", params={"force": 1, "v": 1}
+        )
+        await house.tells("container_lost")
+        assert await house.activity() == ["container_adopted", "container_lost"]

@@ -20,7 +20,7 @@ import pytest
 from flow_manager.cli.doctor import folders, machine
 from flow_manager.cli.doctor.docker import docker, judged
 from flow_manager.cli.doctor.finding import Finding
-from flow_manager.cli.engine import Engine
+from flow_manager.cli.engine import Engine, EngineSaid
 
 VERSION = {"Version": "20.10.24", "ApiVersion": "1.41"}
 INFO = {"Driver": "overlay2", "LiveRestoreEnabled": True, "Images": 3, "SecurityOptions": [], "Warnings": None}
@@ -301,3 +301,38 @@ def test_labels_that_cannot_be_read_are_told(listed: list[Any], levels: list[str
     found = judged_labels(listed)
     assert [finding.level for finding in found] == levels
     assert all(text in finding.text for finding in found)
+
+
+class OneContainer:
+    """An engine that has one, `web`."""
+
+    def get(self, path: str) -> Any:
+        if path != "/containers/web/json":
+            raise EngineSaid(404, "No such container")
+        return {"Config": {"Labels": None}}
+
+
+@pytest.mark.parametrize(
+    ("containers", "found"),
+    [
+        ([], []),
+        (["web"], [("ok", "the 1 container(s) that settings name are there")]),
+        (["web", "db"], [("warning", "there is no container db")]),
+    ],
+)
+def test_a_container_that_settings_name_and_that_is_not_there_is_told(
+    tmp_path: Path, containers: list[str], found: list[tuple[str, str]]
+) -> None:
+    from flow_manager.cli.doctor.flows import declared, on_docker
+    from flow_manager.settings.models import Settings
+
+    elsewhere = [{"container": "x", "runtime": "lab"}, {"vmid": 101, "runtime": "docker"}]
+    settings = Settings.model_validate(
+        {
+            "state_dir": tmp_path,
+            "sockets_dir": tmp_path / "s",
+            "flows": [*({"container": name} for name in containers), *elsewhere],
+        }
+    )
+    told = declared(OneContainer(), on_docker(settings))  # type: ignore[arg-type]
+    assert [(finding.level, finding.text) for finding in told] == found

@@ -87,7 +87,7 @@ class Builder:
         stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
         await stream.open()
         faults = Faults()
-        runtime = MemoryRuntime(instance="i", faults=faults, engine=self.engine, call_timeout=1.0)
+        runtime = MemoryRuntime(instance="i", faults=faults, engine=self.engine, call_timeout=1.0, flows=settings.flows)
         await runtime.open()
         conversation = Conversation()
         channel = SocketCommunicationHandler(settings.sockets_dir, settings.channel, conversation, clock)

@@ -56,3 +56,25 @@ def test_ids_of_two_runtimes_differ() -> None:
 )
 def test_a_containers_own_name_is_no_link(names: Any, expected: str) -> None:
     assert own_name(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "adopted"),
+    [
+        ({}, "box", True),
+        ({}, "boxer", False),
+        ({"flow-manager.instance": "j"}, "box", False),
+        ({"flow-manager.instance": "i"}, "box", True),
+        ({**COMPOSE, "com.docker.compose.oneoff": "True"}, "box", True),
+    ],
+)
+def test_one_that_settings_name_needs_no_label(labels: dict[str, str], name: str, adopted: bool) -> None:
+    judge = Judge("docker", "i", adopts=False, declared=("box", "0123456789ab"))
+    found = judge.identity(labels, name)
+    assert (found is not None and found.adopted) == adopted
+    assert judge.identity(labels, "other", "0123456789abcdef") == judge.identity(labels, "other", "0123456789ab")
+    assert judge.identity(labels, "other", "1123456789ab") is None
+
+
+def test_what_a_manager_made_stays_its_own_though_settings_name_it() -> None:
+    assert Judge("docker", "i", True, ("box",)).identity(OURS, "box") == Identity("abcdefghijkl", False)
