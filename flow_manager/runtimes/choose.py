@@ -79,7 +79,7 @@ def make_runtime(
     if kind == "proxmox":
         from flow_manager.runtimes.proxmox.provider import ProxmoxProvider
 
-        return ProxmoxProvider(name, chosen, **common)  # type: ignore[arg-type]
+        return ProxmoxProvider(name, chosen, flows=flows, **common)  # type: ignore[arg-type]
     raise SettingsRefused(f"runtimes.{name}: kind must be docker, process, memory or proxmox")
 
 

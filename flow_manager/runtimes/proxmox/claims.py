@@ -15,10 +15,11 @@ from flow_manager.errors import DiskFull
 
 
 class Claims:
-    """Two sets of vmids."""
+    """Two sets of vmids, and those that settings name (`[[flows]]`), which are not kept."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, declared: frozenset[int] = frozenset()) -> None:
         self._file = file
+        self._declared = declared
         self.claimed: set[int] = set()
         self.paused: set[int] = set()
 
@@ -29,6 +30,10 @@ class Claims:
             self.claimed, self.paused = _vmids(data["claimed"]), _vmids(data["paused"])
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
             self.claimed, self.paused = set(), set()
+
+    def names(self, vmid: int) -> bool:
+        """Whether a client or the settings named it."""
+        return vmid in self.claimed or vmid in self._declared
 
     def claim(self, vmid: int) -> None:
         """:raises DiskFull:"""

@@ -79,7 +79,7 @@ class Inventory:
         known = self._by_vmid.get(one.vmid)
         if known is not None:
             return fresh and now - known.read_at > FRESH_SECONDS
-        if one.template or (TAG not in one.tags and one.vmid not in self._claims.claimed):
+        if one.template or (TAG not in one.tags and not self._claims.names(one.vmid)):
             return False
         passed = self._passed_over.get(one.vmid)
         if passed is None or fresh:
@@ -103,7 +103,7 @@ class Inventory:
         """What its config says of it. None when it is nothing to us, or known already."""
         labels = read_description(text(config.get("description")))
         tags = frozenset(text(config.get("tags")).lower().replace(",", ";").split(";"))
-        identity = self.judge.identity(one.vmid, tags, labels, claimed=one.vmid in self._claims.claimed)
+        identity = self.judge.identity(one.vmid, tags, labels, claimed=self._claims.names(one.vmid))
         known = self._by_vmid.get(one.vmid)
         if identity is None or config.get("template") in (1, "1"):
             self._passed_over[one.vmid] = (self._clock.monotonic(), one.tags, True)

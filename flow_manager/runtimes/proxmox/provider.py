@@ -33,7 +33,7 @@ from flow_manager.runtimes.proxmox.orders import Orders
 from flow_manager.runtimes.proxmox.resources import usage
 from flow_manager.runtimes.proxmox.starting import Starter
 from flow_manager.runtimes.proxmox.tasks import Tasks
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
 from flow_manager.util.clock import Clock, SystemClock
 
 
@@ -41,8 +41,8 @@ class ProxmoxProvider(NothingInside):
     """The runtime `proxmox`: one server, or the cluster that it belongs to.
 
     A flow is found by the lines in its container's description; one that others made, by the tag `flow-manager`, or because
-    a client named it (see `identity`). Nothing else on the cluster is touched, and of others' containers nothing is written.
-    `interval` in seconds overrides the settings'.
+    a client or the settings (`flows`) named it (see `identity`). Nothing else on the cluster is touched, and of others'
+    containers nothing is written. `interval` in seconds overrides the settings'.
     """
 
     kind = KIND
@@ -58,6 +58,7 @@ class ProxmoxProvider(NothingInside):
         state_dir: Path,
         clock: Clock | None = None,
         interval: float | None = None,
+        flows: Sequence[FlowSettings] = (),
     ) -> None:
         self.name = name
         self.capabilities = Capabilities(
@@ -70,7 +71,8 @@ class ProxmoxProvider(NothingInside):
             images=True,
         )
         self.client: PveClient = client_of(settings)
-        self._claims = Claims(state_dir / "runtimes" / f"{name}.json")
+        declared = frozenset(flow.vmid for flow in flows if flow.vmid is not None)
+        self._claims = Claims(state_dir / "runtimes" / f"{name}.json", declared)
         judge = Judge(name, instance, bool(settings.adopt))
         self._inventory = Inventory(self.client, judge, self._claims, clock or SystemClock())
         self.nodes = Nodes(self.client, settings.nodes)
