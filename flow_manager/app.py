@@ -24,6 +24,7 @@ from flow_manager.containers.outbox import Outbox
 from flow_manager.containers.policy import Policy
 from flow_manager.containers.repeats import Repeats
 from flow_manager.containers.table import FlowTable
+from flow_manager.containers.terminals import Terminals
 from flow_manager.containers.use import Uses
 from flow_manager.contract import CONTRACT_VERSION
 from flow_manager.contract.principal import Principal
@@ -174,6 +175,9 @@ class Service:
         channel.welcome_remote()
         self._undo.append(lambda: manager.close(self._drain_time()))
         core.uses = Uses(registry.watcher)
+        core.terminals = terminals = Terminals(core)
+        end_terminals = _once(terminals.close)
+        self._undo.append(end_terminals)
         core.outbox = outbox = Outbox(core, store.outbox, registry.watcher)
         await outbox.open()
         end_outbox = _once(outbox.close)
@@ -191,6 +195,7 @@ class Service:
             log=log,
             clock=clock,
             waker=registry,
+            terminals=terminals,
         )
         stream.listen(gateway.publish_activity)
         manager.on_status(gateway.publish_status)
@@ -210,6 +215,7 @@ class Service:
         # The end goes from the last line to the first: nothing comes in any more, nothing wakes, what is under way ends,
         # clients are told, the door closes.
         self._undo.append(gateway.close)
+        self._undo.append(end_terminals)
         self._undo.append(lambda: manager.close(self._drain_time()))
         self._undo.append(end_outbox)
         self._undo.append(end_watching)

@@ -156,6 +156,16 @@ class UserActivityLogger:
             told |= {"code": error.code, "left_running": error.details.get("left_running")}
         return self._add("exec", flow, actor, message, told)
 
+    def log_terminal_opened(self, flow: FlowRef, actor: str, target: str, **details: Any) -> Stored:
+        """Never what is typed or shown in it."""
+        what = "its own terminal" if target == "main" else "a terminal"
+        message = f"{actor} opened {what} in flow {_called(flow)}"
+        return self._add("terminal_opened", flow, actor, message, {"target": target, **details})
+
+    def log_terminal_closed(self, flow: FlowRef, actor: str, exit_code: int | None = None, **details: Any) -> Stored:
+        message = f"{actor}'s terminal in flow {_called(flow)} ended{_with_code(exit_code)}"
+        return self._add("terminal_closed", flow, actor, message, {"exit_code": exit_code, **details})
+
     def log_operation_failed(
         self, flow: FlowRef, actor: str, operation: str, error: FlowManagerError, **details: Any
     ) -> Stored:

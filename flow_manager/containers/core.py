@@ -34,6 +34,7 @@ from flow_manager.util.clock import Clock
 
 if TYPE_CHECKING:
     from flow_manager.containers.outbox import Outbox
+    from flow_manager.containers.terminals import Terminals
 
 T = TypeVar("T")
 # As many as fit a page without scrolling.
@@ -73,6 +74,8 @@ class Core:
     check_policy: Callable[[Candidate, IdlePolicy | None], None] = lambda *_: None
     # Set by whoever opens it: without one, a message for a flow that is away is refused.
     outbox: Outbox | None = None
+    # Set by whoever opens them.
+    terminals: Terminals | None = None
     adoptions: Adoptions = field(default_factory=Adoptions)
     # Commands and terminals keep a flow awake, and wake it.
     uses: Uses = field(default_factory=Uses)
@@ -204,6 +207,8 @@ class Core:
         self.observer.flow_removed(entry)
         if self.outbox is not None:
             self.outbox.forget(entry.id)
+        if self.terminals is not None:
+            self.terminals.flow_gone(entry.id)
         self._told.pop(entry.id, None)
         # Masked a while longer: the lines that tell of the end may still hold its secrets.
         loop = asyncio.get_running_loop()

@@ -125,6 +125,28 @@ CLIENT_EVENTS: dict[str, ClientEvent] = {
             "exec_container", inside.ExecContainer, inside.ExecResult, WRITE, "Run a command in a flow, to its end."
         ),
         ClientEvent(
+            "attach_container",
+            inside.AttachContainer,
+            inside.Attached,
+            WRITE,
+            "Open a terminal in a flow, or join one that is open.",
+        ),
+        ClientEvent(
+            "terminal_input",
+            inside.TerminalInput,
+            None,
+            WRITE,
+            "Type; `data` may be one binary attachment. Answered once the program is not far behind with reading.",
+        ),
+        ClientEvent("terminal_resize", inside.TerminalResize, None, WRITE, "Tell a terminal's program its size."),
+        ClientEvent(
+            "detach_container",
+            inside.OneTerminal,
+            None,
+            WRITE,
+            "Look at a terminal no longer. It stays open for five minutes.",
+        ),
+        ClientEvent(
             "subscribe_activity",
             requests.SubscribeActivity,
             Subscription,
@@ -150,6 +172,13 @@ SERVER_EVENTS: dict[str, ServerEvent] = {
         ServerEvent("activity", Activity, "One entry of the activity log, to its subscribers."),
         ServerEvent("container_status", ContainerStatus, "A flow changed its state."),
         ServerEvent("container_message", ContainerMessage, "A flow sent something on its own."),
+        ServerEvent(
+            "terminal_output",
+            inside.TerminalOutput,
+            "What a terminal's program wrote, to those who look; `data` is a binary attachment. An offset that jumps: more "
+            "than 1 MiB was written while this client did not read, and only the end is kept.",
+        ),
+        ServerEvent("terminal_closed", inside.TerminalClosed, "A terminal has ended; after all of its output."),
         ServerEvent("wake_event", ContainerWakeEvent, "One step of a flow's wake, to those who subscribed to them."),
     )
 }

@@ -14,7 +14,7 @@ from flow_manager.contract.models import (
     checked_environment,
     no_control_characters,
 )
-from flow_manager.contract.requests import MAX_TIMEOUT, ChangeContainer, OneContainer
+from flow_manager.contract.requests import MAX_TIMEOUT, ChangeContainer, OneContainer, RequestId
 
 MAX_COMMAND = 1024
 Columns = Annotated[int, Field(ge=1, le=1000)]
@@ -64,7 +64,10 @@ class ExecResult(WireModel):
 
 
 class AttachContainer(OneContainer):
-    """`terminal_id`: join that live terminal, and replay from offset `after` (absent: all that is kept)."""
+    """`terminal_id`: join that live terminal, and replay from offset `after` (absent: all that is kept).
+
+    `request_id`: repeated while the terminal that it opened is there, joins that one.
+    """
 
     target: Literal["shell", "main"] = "shell"
     command: Argv | None = None
@@ -72,6 +75,7 @@ class AttachContainer(OneContainer):
     rows: Rows = 24
     terminal_id: Token | None = None
     after: Offset | None = None
+    request_id: RequestId | None = None
 
 
 class Attached(WireModel):
@@ -82,7 +86,10 @@ class Attached(WireModel):
 
 
 class OneTerminal(WireModel):
+    """`request_id`: input that is repeated with the same one is typed once."""
+
     terminal_id: Token
+    request_id: RequestId | None = None
 
 
 class TerminalInput(OneTerminal):

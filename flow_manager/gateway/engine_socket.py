@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import WSMsgType, web
 from engineio import async_socket, exceptions, packet
 
+from flow_manager.gateway.attachments import Attachments
+from flow_manager.gateway.frames import Frame
 from flow_manager.gateway.slow_clients import DIRECT_BOUND
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ FAIR_SHARE = 64
 SEPARATOR = b"\x1e"
 
 _CLOSE, _PONG, _MESSAGE, _UPGRADE = b"1345"
+# Binary data in long-polling: base64 behind it (Engine.IO protocol, "Packet encoding").
+_BINARY = ord("b")
 _EVENT = ord("2")
 
 
@@ -37,12 +42,16 @@ class Receiver(Protocol):
         """A Socket.IO EVENT packet; synchronous, quick, never raises."""
         ...
 
+    def on_attachment(self, socket: EngineSocket, data: bytes) -> None:
+        """A binary message; synchronous, quick, never raises."""
+        ...
+
     async def on_packet(self, socket: EngineSocket, raw: bytes) -> None:
         """Any other Socket.IO packet; never raises."""
         ...
 
     def on_malformed(self, socket: EngineSocket, reason: str) -> None:
-        """Something that is no Engine.IO packet, or binary data that nobody asked for; never raises."""
+        """Something that is no Engine.IO packet; never raises."""
         ...
 
     def on_cut(self, socket: EngineSocket) -> None:
@@ -63,6 +72,7 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
         super().__init__(server, sid)
         self.request = request
         self.client: Any = None
+        self.attachments = Attachments()
         self._loop = asyncio.get_running_loop()
         self._heartbeat: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -135,6 +145,11 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
                 self.server.receiver.on_event(self, raw[1:])
             else:
                 await self.server.receiver.on_packet(self, raw[1:])
+        elif kind == _BINARY:
+            try:
+                self.server.receiver.on_attachment(self, binascii.a2b_base64(raw[1:], strict_mode=True))
+            except binascii.Error:
+                self.server.receiver.on_malformed(self, "an attachment that is not base64")
         elif kind == _PONG:
             self.schedule_ping()
         elif kind == _CLOSE:
@@ -156,12 +171,13 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
         """
         try:
             async with asyncio.timeout(self.server.ping_interval + self.server.ping_timeout):
-                packets = [await self.queue.get()]
+                packets = _packets(await self.queue.get())
         except TimeoutError:
             raise exceptions.QueueEmpty() from None
-        while len(packets) < MAX_PACKETS_IN_POLL and not self.queue.empty():
-            packets.append(self.queue.get_nowait())
-        return [pkt for pkt in packets if pkt is not None]
+        # One frame may be two packets, which stay together.
+        while len(packets) < MAX_PACKETS_IN_POLL - 1 and not self.queue.empty():
+            packets += _packets(self.queue.get_nowait())
+        return packets
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
         request: web.Request = environ["aiohttp.request"]
@@ -231,8 +247,7 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
             if message.type is WSMsgType.TEXT:
                 await self.take(message.data)
             elif message.type is WSMsgType.BINARY:
-                # An attachment of a packet whose header was refused already.
-                continue
+                self.server.receiver.on_attachment(self, message.data)
             else:
                 return
             in_a_row += 1
@@ -278,3 +293,9 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
         finally:
             self.queue.discard()
             self._abort_transport()
+
+
+def _packets(item: Any) -> list[Any]:
+    if item is None:
+        return []
+    return item.packets() if isinstance(item, Frame) else [item]

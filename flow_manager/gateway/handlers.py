@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from flow_manager.contract import requests
+from flow_manager.contract import inside, requests
 from flow_manager.contract.activity import ActivityPage, Subscription
 from flow_manager.contract.inside import ExecContainer, ExecResult, UpdateContainer
 from flow_manager.contract.models import (
@@ -25,6 +25,7 @@ from flow_manager.contract.replies import invalid_request
 from flow_manager.contract.wake import IdleExplanation, WakeHistory
 from flow_manager.gateway.clients import Client, Clients
 from flow_manager.gateway.subscriptions import Subscriptions
+from flow_manager.gateway.terminals import TerminalViews
 from flow_manager.gateway.wakes import Waker, WakeSubscriptions
 
 Request = TypeVar("Request", bound=WireModel)
@@ -61,12 +62,14 @@ class SocketIOEventHandler:
         subscriptions: Subscriptions,
         waker: Waker,
         wakes: WakeSubscriptions,
+        terminals: TerminalViews | None = None,
     ) -> None:
         self._manager = manager
         self._clients = clients
         self._subscriptions = subscriptions
         self._waker = waker
         self._wakes = wakes
+        self._terminals = terminals or TerminalViews(None)
 
     async def handle_create_container(self, sid: str, data: Any) -> ContainerInfo:
         client, request = self._asked(sid, requests.CreateContainer, data)
@@ -151,6 +154,22 @@ class SocketIOEventHandler:
     async def handle_exec_container(self, sid: str, data: Any) -> ExecResult:
         client, request = self._asked(sid, ExecContainer, data)
         return await self._manager.exec_container(client.principal, request)
+
+    async def handle_attach_container(self, sid: str, data: Any) -> inside.Attached:
+        client, request = self._asked(sid, inside.AttachContainer, data)
+        return await self._terminals.attach(client, request)
+
+    async def handle_terminal_input(self, sid: str, data: Any) -> None:
+        client, request = self._asked(sid, inside.TerminalInput, data)
+        await self._terminals.write(client, request)
+
+    async def handle_terminal_resize(self, sid: str, data: Any) -> None:
+        client, request = self._asked(sid, inside.TerminalResize, data)
+        await self._terminals.resize(client, request)
+
+    def handle_detach_container(self, sid: str, data: Any) -> None:
+        client, request = self._asked(sid, inside.OneTerminal, data)
+        self._terminals.detach(client, request)
 
     async def handle_subscribe_activity(self, sid: str, data: Any) -> Subscription:
         client, request = self._asked(sid, requests.SubscribeActivity, data)

@@ -26,6 +26,10 @@ ENVELOPE = 256
 # Type, attachments, namespace, acknowledgement id. A JavaScript client counts ids from 0: 15 digits outlast any connection.
 _HEADER = re.compile(rb"([0-6])(?:([0-9]{1,10})-)?(?:(/[^,]{0,255})(?:,|\Z))?([0-9]{0,15})(?![0-9])")
 
+# The events that take one binary attachment, and where.
+BINARY_FIELDS = {"terminal_input": "data"}
+# What stands in the attachment's place (Socket.IO protocol, "Binary events").
+PLACEHOLDER = {"_placeholder": True, "num": 0}
 NO_PAYLOAD: dict[str, Any] = {}
 
 
@@ -40,12 +44,16 @@ class Header(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A client's event, judged: either a name and its payload, or why it is refused."""
+    """A client's event, judged: either a name and its payload, or why it is refused.
+
+    `awaits`: the field of the payload that the one binary attachment, which comes next, is to fill.
+    """
 
     id: int | None
     name: str = ""
     payload: Any = None
     refusal: ValidationFailure | None = None
+    awaits: str | None = None
 
 
 def read_header(raw: bytes) -> Header:
@@ -66,8 +74,12 @@ def read_header(raw: bytes) -> Header:
 
 def read_event(header: Header, max_payload: int) -> Event:
     """Judge an EVENT or BINARY_EVENT; never raises."""
-    if header.type != packet.EVENT or header.attachments:
-        return Event(header.id, refusal=InvalidRequest("no event takes binary data", attachments=header.attachments))
+    binary = header.type == packet.BINARY_EVENT
+    if binary != (header.attachments > 0) or header.attachments > 1:
+        return Event(
+            header.id,
+            refusal=InvalidRequest("an event takes one binary attachment at most", attachments=header.attachments),
+        )
     body = header.body
     if len(body) > max_payload + ENVELOPE:
         return Event(
@@ -80,7 +92,38 @@ def read_event(header: Header, max_payload: int) -> Event:
         data = strict_json.loads(body)
     except strict_json.JsonRefused as exc:
         return Event(header.id, refusal=InvalidRequest(f"the payload is refused: {exc}"))
-    return judge_event(header.id, data)
+    event = judge_event(header.id, data)
+    return _with_binary(event) if binary and event.refusal is None else event
+
+
+def _with_binary(event: Event) -> Event:
+    field = BINARY_FIELDS.get(event.name)
+    if field is None:
+        reason = f"'{event.name}' takes no binary data"
+    elif type(event.payload) is dict and event.payload.get(field) == PLACEHOLDER:
+        return event._replace(awaits=field)
+    else:
+        reason = f"the attachment belongs into '{field}'"
+    return Event(event.id, event.name, refusal=InvalidRequest(reason, event=event.name, attachments=1))
+
+
+def completed(event: Event, attachment: bytes, max_payload: int) -> Event:
+    """The event with the attachment that it awaited. The placeholder's place alone is filled, whatever else is in there."""
+    if len(attachment) > max_payload:
+        refusal = PayloadTooLarge(
+            f"the attachment has {len(attachment)} bytes; at most {max_payload} are taken",
+            limit=max_payload,
+            size=len(attachment),
+        )
+        return Event(event.id, event.name, refusal=refusal)
+    assert event.awaits is not None
+    return event._replace(payload={**event.payload, event.awaits: attachment}, awaits=None)
+
+
+def incomplete(event: Event) -> Event:
+    """The event whose attachment did not come next."""
+    reason = "the binary attachment that it announced did not come next"
+    return Event(event.id, event.name, refusal=InvalidRequest(reason, event=event.name))
 
 
 def judge_event(number: int | None, data: Any) -> Event:
@@ -99,7 +142,7 @@ def judge_event(number: int | None, data: Any) -> Event:
 
 
 class StrictPacket(packet.Packet):  # type: ignore[misc]
-    """python-socketio's packet with a strict reader. `refusal` says what is wrong with one that could not be read whole."""
+    """python-socketio's packet with a strict reader, for all that is no event. `refusal` says what is wrong with one that could not be read whole."""
 
     json = strict_json
     refusal: ValidationFailure | None = None
@@ -115,7 +158,7 @@ class StrictPacket(packet.Packet):  # type: ignore[misc]
             return 0
         self.packet_type, self.namespace, self.id = header.type, header.namespace, header.id
         if header.attachments:
-            self.refusal = InvalidRequest("no event takes binary data", attachments=header.attachments)
+            self.refusal = InvalidRequest("this packet takes no binary data", attachments=header.attachments)
         elif header.body:
             try:
                 self.data = strict_json.loads(header.body)

@@ -23,6 +23,7 @@ from flow_manager.gateway.packets import Event
 from flow_manager.gateway.publisher import Publisher
 from flow_manager.gateway.socketio_server import NAMESPACE, SocketServer, not_connected
 from flow_manager.gateway.subscriptions import Subscriptions
+from flow_manager.gateway.terminals import TerminalDesk, TerminalViews
 from flow_manager.gateway.wakes import NoWaker, Waker, WakeSubscriptions
 from flow_manager.observability.metrics import Counter, Gauge, Recorder
 from flow_manager.settings.models import Settings
@@ -52,6 +53,7 @@ class Gateway:
         clock: Clock,
         *,
         waker: Waker | None = None,
+        terminals: TerminalDesk | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         limits = settings.limits
@@ -67,7 +69,10 @@ class Gateway:
         self._subscriptions = Subscriptions(stream, self._publisher, manager.resolve)
         waker = waker or NoWaker()
         self._wakes = WakeSubscriptions(waker, manager.resolve)
-        self.handler = SocketIOEventHandler(manager, self._clients, self._subscriptions, waker, self._wakes)
+        self._terminals = TerminalViews(terminals)
+        self.handler = SocketIOEventHandler(
+            manager, self._clients, self._subscriptions, waker, self._wakes, self._terminals
+        )
         self._dispatcher = Dispatcher(
             self.handler, repeats, in_flight=limits.events_in_flight, log=log, clock=clock, recorder=self._recorder
         )
@@ -175,6 +180,7 @@ class Gateway:
             client.socket.client = None
             self._subscriptions.unsubscribe(client)
             self._wakes.drop(client)
+            self._terminals.drop(client)
             self._log.log_socket_event("disconnect", sid, actor=client.principal.name, reason=reason)
 
     def event(self, socket: EngineSocket, event: Event, namespace: str) -> None:

@@ -8,7 +8,8 @@ This one stands in the same place (`queue` of the Engine.IO socket), so that wha
 - while a WebSocket is attached and reads, a frame is written to its transport at once: no task, no queue;
 - when the transport has `DIRECT_BOUND` bytes pending, frames wait here, and one task hands them on as the client reads;
 - frames with the same key (a flow's status) replace each other while they wait;
-- past the bound the client is cut off: what waits is dropped, `on_overflow` ends the connection. It resumes by cursor.
+- past the bound the client is cut off: what waits is dropped, `on_overflow` ends the connection. It resumes by cursor;
+- who can wait (a terminal's output) asks for `room` first, and is never the reason for that.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from flow_manager.gateway.frames import Frame, websocket_text
+from flow_manager.gateway.frames import BinaryFrame, Frame, websocket_text
 
 # What may be pending in a transport before frames wait here: the high-water mark at which asyncio says "stop writing".
 DIRECT_BOUND = 64 * 1024
+# How often a transport is looked at that alone holds what is pending, in seconds.
+LOOK_AGAIN = 0.01
 # A packet that is not one of our frames (ping, open, close, connect) is small; its size is not worth encoding it twice.
 SMALL_PACKET = 256
 
@@ -49,6 +52,7 @@ class Outbox(asyncio.Queue[Any]):
         self._transport: asyncio.WriteTransport | None = None
         self._pump: asyncio.Task[None] | None = None
         self._closed = False
+        self._taken: asyncio.Event | None = None
 
     @property
     def pending_bytes(self) -> int:
@@ -102,6 +106,18 @@ class Outbox(asyncio.Queue[Any]):
         for frame in frames:
             self.put_nowait(frame)
 
+    async def room(self, bound: int) -> None:
+        """Wait until at most `bound` bytes are pending, or the client is gone."""
+        while self.pending_bytes > bound and not self._closed:
+            if self._pump is None and self.empty():
+                # All of it is in the transport, which tells nobody.
+                await asyncio.sleep(LOOK_AGAIN)
+                continue
+            if self._taken is None:
+                self._taken = asyncio.Event()
+            self._taken.clear()
+            await self._taken.wait()
+
     def discard(self) -> None:
         """Drop what waits and take nothing more; who waits in `get` is let go with a None. Its memory is free at once."""
         self._closed = True
@@ -112,6 +128,7 @@ class Outbox(asyncio.Queue[Any]):
             self._pump = None  # one that never began runs no `finally`
         self._transport = self._socket = None
         super().put_nowait(None)
+        self._went()
 
     # --- the three hooks of asyncio.Queue --------------------------------------------------------------------------
 
@@ -122,15 +139,20 @@ class Outbox(asyncio.Queue[Any]):
     def _get(self) -> Any:
         item = super()._get()
         self._bytes -= _size(item)
+        self._went()
         if type(item) is _Latest:
             self._latest.pop(item.frame.key or "", None)
             return item.frame
         return item
 
+    def _went(self) -> None:
+        if self._taken is not None:
+            self._taken.set()
+
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _hold(self, item: Any) -> None:
-        key = item.key if type(item) is Frame else None
+        key = item.key if isinstance(item, Frame) else None
         if key is not None:
             place = self._latest.get(key)
             if place is not None:
@@ -155,6 +177,10 @@ class Outbox(asyncio.Queue[Any]):
                     continue
                 # aiohttp waits here while the transport is full.
                 await self._socket.send_frame(_payload(item), WSMsgType.TEXT)
+                if isinstance(item, BinaryFrame) and self._socket is not None:
+                    # Nothing comes in between: while this task runs, all that is sent waits behind it.
+                    await self._socket.send_frame(item.attachment, WSMsgType.BINARY)
+                self._went()
         except (ConnectionError, RuntimeError):
             pass  # the connection ended meanwhile; its reader notices, too, and cleans up
         finally:
@@ -162,16 +188,16 @@ class Outbox(asyncio.Queue[Any]):
 
     def _write(self, transport: asyncio.WriteTransport, item: Any) -> None:
         if not transport.is_closing():
-            transport.write(item.wire if type(item) is Frame else websocket_text(_payload(item)))
+            transport.write(item.wire if isinstance(item, Frame) else websocket_text(_payload(item)))
 
 
 def _payload(item: Any) -> bytes:
-    return item.payload if type(item) is Frame else str(item.encode()).encode()
+    return item.payload if isinstance(item, Frame) else str(item.encode()).encode()
 
 
 def _size(item: Any) -> int:
-    if type(item) is Frame:
-        return len(item.payload)
+    if isinstance(item, Frame):
+        return item.size
     if type(item) is _Latest:
-        return len(item.frame.payload)
+        return item.frame.size
     return SMALL_PACKET

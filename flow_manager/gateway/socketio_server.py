@@ -75,12 +75,19 @@ class SocketServer(socketio.AsyncServer):  # type: ignore[misc]
 
     def on_event(self, socket: EngineSocket, raw: bytes) -> None:
         try:
-            header = read_header(raw)
-            self._event(socket, header, read_event(header, self.max_payload))
+            self._event(socket, read_header(raw))
         except InvalidRequest as refusal:
             self.hooks.refused(socket, refusal)
         except Exception as exc:
             self.hooks.fault("event", exc)
+
+    def on_attachment(self, socket: EngineSocket, data: bytes) -> None:
+        try:
+            event = socket.attachments.attachment(data, self.max_payload)
+            if event is not None:
+                self.hooks.event(socket, event, NAMESPACE)
+        except Exception as exc:
+            self.hooks.fault("attachment", exc)
 
     async def on_packet(self, socket: EngineSocket, raw: bytes) -> None:
         try:
@@ -99,11 +106,12 @@ class SocketServer(socketio.AsyncServer):  # type: ignore[misc]
     async def _packet(self, socket: EngineSocket, raw: bytes) -> None:
         pkt = StrictPacket(encoded_packet=raw)
         if pkt.packet_type == packet.BINARY_EVENT:
-            header = read_header(raw)
-            self._event(socket, header, read_event(header, self.max_payload))
-        elif pkt.refusal is not None and pkt.packet_type != packet.CONNECT:
+            self._event(socket, read_header(raw))
+            return
+        self._interrupted(socket)
+        if pkt.refusal is not None and pkt.packet_type != packet.CONNECT:
             raise pkt.refusal
-        elif pkt.packet_type == packet.CONNECT:
+        if pkt.packet_type == packet.CONNECT:
             await self._connect(socket, pkt)
         elif pkt.packet_type == packet.DISCONNECT:
             await self._handle_disconnect(socket.sid, pkt.namespace, self.reason.CLIENT_DISCONNECT)
@@ -112,8 +120,19 @@ class SocketServer(socketio.AsyncServer):  # type: ignore[misc]
         elif pkt.packet_type != packet.ACK:  # nothing we send asks for one
             raise InvalidRequest("no packet that a client sends")
 
-    def _event(self, socket: EngineSocket, header: Header, event: Event) -> None:
-        self.hooks.event(socket, event, header.namespace)
+    def _event(self, socket: EngineSocket, header: Header) -> None:
+        event = read_event(header, self.max_payload)
+        if header.type == packet.EVENT and not header.attachments and not socket.attachments.expected:
+            self.hooks.event(socket, event, header.namespace)  # nearly all of them
+            return
+        if event.awaits is not None and header.namespace != NAMESPACE:
+            event = event._replace(awaits=None)  # to be refused for its namespace
+        for ready in socket.attachments.header(event, header.attachments):
+            self.hooks.event(socket, ready, header.namespace)
+
+    def _interrupted(self, socket: EngineSocket) -> None:
+        for broken in socket.attachments.interrupted():
+            self.hooks.event(socket, broken, NAMESPACE)
 
     async def _connect(self, socket: EngineSocket, pkt: StrictPacket) -> None:
         namespace = pkt.namespace or NAMESPACE

@@ -9,6 +9,14 @@ from typing import Literal, Protocol
 
 from flow_manager.errors import Unsupported
 
+# The best shell that there is. Known by its path: a flow's PATH may be anything.
+BEST_SHELL = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh")
+# What programs are told of the terminal; what nearly every terminal that people use can do, and every system knows.
+TERMINAL_TYPE = "xterm-256color"
+# In the environment of all that one command or terminal started, with a value of its own: so that it can be ended, wherever
+# it went.
+MARK = "FLOW_EXEC_ID"
+
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
@@ -42,7 +50,8 @@ class Terminal(Protocol):
     """A PTY in a flow, open. Bytes both ways."""
 
     async def read(self) -> bytes:
-        """The next bytes; empty at its end. Nobody reads: the program is held up (flow control), nothing is lost or piles up."""
+        """The next bytes; empty at its end: the program ended, the flow did, or the runtime lost it. Nobody reads: the program
+        is held up (flow control), nothing is lost or piles up."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -58,8 +67,8 @@ class Terminal(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give it up. A shell of its own is ended with all that runs on its terminal (hang-up, then kill); the flow's own
-        program (`main`) goes on."""
+        """Give it up; must be called, also after its end. A shell of its own is ended with all that it started (hang-up, then
+        kill), as it is when it ends by itself; the flow's own program (`main`) goes on. Never raises for what is gone."""
         ...
 
 
@@ -79,6 +88,8 @@ class Inside(Protocol):
         self, id: str, command: Command | None, *, main: bool = False, cols: int = 80, rows: int = 24
     ) -> Terminal:
         """Open a terminal: a new one on `command` (None: a shell, the best that is there), or, with `main`, the flow's own.
+
+        A command that is not there, or can't be run, is a terminal that says so and ends with 127 or 126.
 
         :raises ContainerNotFound, ContainerStopped, Unsupported, RuntimeUnavailable:
         :raises InvalidRequest: `main` of a flow that was not made with `tty`.

@@ -6,7 +6,7 @@ const [url, transport, token, config = '{"image":"local"}'] = process.argv.slice
 const transports = transport === "upgrade" ? ["polling", "websocket"] : [transport];
 const options = { transports, reconnection: false, forceNew: true, timeout: 10000 };
 const replies = {};
-const events = { activity: [], container_status: [], container_message: [], wake_event: [], error: [] };
+const events = { activity: [], container_status: [], container_message: [], wake_event: [], terminal_output: [], terminal_closed: [], error: [] };
 
 const refusal = await new Promise((resolve) => {
   const stranger = io(url, { ...options, auth: { token: "wrong" } });
@@ -49,6 +49,12 @@ if (process.argv[5]) {
     await new Promise((resolve) => setTimeout(resolve, 50));
 }
 await call("send_message", { container_id, message: { hello: "flow" }, expect_reply: true, timeout: 20 });
+const { terminal_id } = (await call("attach_container", { container_id, cols: 80, rows: 24 })).data;
+await call("terminal_resize", { terminal_id, cols: 100, rows: 30 });
+await call("terminal_input", { terminal_id, data: Buffer.from("echo typed\r") });
+const typed = () => Buffer.concat(events.terminal_output.map((event) => event.data)).includes("typed");
+await until("what was typed", typed);
+await call("detach_container", { terminal_id });
 await call("pause_container", { container_id });
 await call("unpause_container", { container_id });
 await call("subscribe_wake_events", { container_id });
@@ -74,6 +80,7 @@ await until("errors", () => events.error.length >= 2);
 
 const used = socket.io.engine.transport.name;
 socket.disconnect();
+for (const event of events.terminal_output) event.data = event.data.toString("latin1");
 console.log(JSON.stringify({
   refusal, hello, replies, events, again, unknown, large, used,
   burst: burst.filter((reply) => reply.error === false).length,

@@ -19,8 +19,9 @@ import orjson
 from aiodocker import Docker
 from aiodocker.exceptions import DockerError
 
-from flow_manager.errors import RuntimeUnavailable
+from flow_manager.errors import RuntimeUnavailable, TooManyStreams
 from flow_manager.runtimes.docker.errors import KIND, NOT_CONNECTED
+from flow_manager.runtimes.docker.hijack import UPGRADE, Hijacked
 
 USUAL_SOCKET = "unix:///var/run/docker.sock"
 # Starts saturate at about twice the cores; reads are short. The rest queue here, inside their own time limit.
@@ -56,6 +57,7 @@ class EngineClient:
         self._slots = asyncio.Semaphore(CONTROL_LIMIT)
         self._open_streams = 0
         self._responses: set[aiohttp.ClientResponse] = set()
+        self._hijacked: set[Hijacked] = set()
 
     async def open(self) -> None:
         # sock_read stays unlimited: asyncio.timeout around each call is the limit.
@@ -75,6 +77,8 @@ class EngineClient:
         # Closing a session does not wake whoever waits for more of an answer; closing the answer does.
         for response in self._responses:
             response.close()
+        for stream in list(self._hijacked):
+            stream.close()
         for docker in (self._control, self._streams):
             if docker is not None:
                 await docker.close()
@@ -154,6 +158,44 @@ class EngineClient:
                     self._responses.discard(response)
         finally:
             self._open_streams -= 1
+
+    async def hijack(
+        self,
+        path: str,
+        *,
+        timeout: float,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Hijacked:
+        """A POST whose connection becomes a two-way stream; the caller closes it. `timeout` is for the engine's yes.
+
+        :raises TooManyStreams: when too many long calls are open already.
+        """
+        if self._open_streams >= STREAM_LIMIT:
+            raise TooManyStreams(f"{STREAM_LIMIT} long calls to the engine are open", limit=STREAM_LIMIT)
+        if self._streams is None:
+            raise DockerError(NOT_CONNECTED, "the runtime is closed")
+        self._open_streams += 1
+        try:
+            async with asyncio.timeout(timeout):
+                response = await self._streams._do_query(
+                    path,
+                    "POST",
+                    params=dict(params) if params else None,
+                    data=orjson.dumps(body) if body is not None else None,
+                    headers=UPGRADE,
+                    read_until_eof=False,
+                )
+            opened = Hijacked(response, lambda: self._unhijacked(opened))
+        except BaseException:
+            self._open_streams -= 1
+            raise
+        self._hijacked.add(opened)
+        return opened
+
+    def _unhijacked(self, stream: Hijacked) -> None:
+        self._open_streams -= 1
+        self._hijacked.discard(stream)
 
     @asynccontextmanager
     async def _query(

@@ -31,10 +31,13 @@ from flow_manager.runtimes.docker.remove import Remover
 from flow_manager.runtimes.docker.retry import repeat
 from flow_manager.runtimes.docker.spec import container_body
 from flow_manager.runtimes.docker.start import Starter
-from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside
+from flow_manager.runtimes.docker.terminal import Terminals
+from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside, Terminal
 from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
 
-CAPABILITIES = Capabilities(exec=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
+CAPABILITIES = Capabilities(
+    exec=True, attach=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True
+)
 
 
 class DockerProvider(NothingInside):
@@ -79,6 +82,7 @@ class DockerProvider(NothingInside):
         self._executor = Executor(
             self._containers, CommandEnding(self.client), self._ending.ended, timeout=self._timeout
         )
+        self._terminals = Terminals(self.client)
         self._cpu: dict[str, stats.CpuReading] = {}
         self._closed = asyncio.Event()
 
@@ -177,6 +181,16 @@ class DockerProvider(NothingInside):
         return await self._containers.with_handle(
             id, partial(self._executor.run, command=command, timeout=timeout, limit=limit)
         )
+
+    async def attach(
+        self, id: str, command: Command | None, *, main: bool = False, cols: int = 80, rows: int = 24
+    ) -> Terminal:
+        opened = (
+            partial(self._terminals.main, cols=cols, rows=rows)
+            if main
+            else partial(self._terminals.shell, command=command, cols=cols, rows=rows)
+        )
+        return await self._containers.with_handle(id, opened)
 
     # --- reads --------------------------------------------------------------------------------------------------------
 

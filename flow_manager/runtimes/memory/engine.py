@@ -24,6 +24,7 @@ from flow_manager.runtimes.base import (
 )
 from flow_manager.runtimes.memory import programs
 from flow_manager.runtimes.memory.exec import COMMANDS, Program
+from flow_manager.runtimes.memory.terminal import MemoryTerminal
 from flow_manager.runtimes.ports import choose_ports
 from flow_manager.runtimes.signals import KILLED_BY_SIGNAL
 from flow_manager.util.clock import Clock, SystemClock
@@ -55,6 +56,7 @@ class MemoryFlow:
         self.ports: dict[str, int] = {}
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.ended = asyncio.Event()
+        self.terminals: list[MemoryTerminal] = []
         self._engine = engine
         self._thawed = asyncio.Event()
         self._background: asyncio.Task[None] | None = None
@@ -142,6 +144,8 @@ class MemoryFlow:
         self.release()
         self.ports = {}
         self.ended.set()
+        for terminal in list(self.terminals):
+            terminal.end(code if terminal.main else KILLED_BY_SIGNAL + SIGKILL)
         self._tell("died", exit_code=code, cause=cause)
 
     def pause(self) -> None:

@@ -39,6 +39,7 @@ CALLS = frozenset(
         "list",
         "ping",
         "exec",
+        "attach",
     }
 )
 

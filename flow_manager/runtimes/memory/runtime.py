@@ -12,6 +12,7 @@ from flow_manager.errors import (
     ContainerNotFound,
     ContainerRunning,
     ContainerStopped,
+    InvalidRequest,
     OperationTimeout,
     RuntimeUnavailable,
     Unsupported,
@@ -26,15 +27,18 @@ from flow_manager.runtimes.base import (
     RuntimeEvent,
 )
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside
+from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside, Terminal
 from flow_manager.runtimes.memory import exec
 from flow_manager.runtimes.memory.engine import KIND, SIGCONT, SIGKILL, MemoryEngine, MemoryFlow
 from flow_manager.runtimes.memory.faults import Fault, Faults, When
+from flow_manager.runtimes.memory.terminal import MemoryTerminal
 from flow_manager.runtimes.signals import signal_number
 from flow_manager.settings.models import FlowSettings
 from flow_manager.util.ids import derived_flow_id
 
-CAPABILITIES = Capabilities(exec=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True)
+CAPABILITIES = Capabilities(
+    exec=True, attach=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True
+)
 # As long as the service gives an engine call by default.
 CALL_TIMEOUT = 120.0
 MEMORY_OF_A_FLOW = 1024 * 1024
@@ -225,6 +229,21 @@ class MemoryRuntime(NothingInside):
             return ResourceUsage(
                 cpu_percent=0.0, memory_bytes=MEMORY_OF_A_FLOW, memory_limit_bytes=flow.spec.memory, pids=1
             )
+
+    async def attach(
+        self, id: str, command: Command | None, *, main: bool = False, cols: int = 80, rows: int = 24
+    ) -> Terminal:
+        async with self._call("attach"):
+            flow = self._flow(id)
+            self._need("attach", "open terminals")
+            self._need_running(flow)
+            if main and not flow.spec.tty:
+                reason = "the flow has no terminal of its own (it was not made with 'tty')"
+                raise InvalidRequest(f"target: {reason}", fields=[{"path": "target", "reason": reason}])
+            terminal = MemoryTerminal(command, cols, rows, main=main)
+            flow.terminals.append(terminal)
+            terminal.on_end(lambda: flow.terminals.remove(terminal))
+        return terminal
 
     async def glance(self) -> list[Observation]:
         return await self.list()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flow_manager.errors import ContainerRunning, NoSpace, RuntimeRefused, StartFailed
+from flow_manager.errors import ContainerRunning, ContainerStopped, NoSpace, RuntimeRefused, StartFailed
 from flow_manager.runtimes.base import (
     LABEL_ID,
     LABEL_INSTANCE,
@@ -29,6 +29,7 @@ from flow_manager.runtimes.process.group import FlowGroup
 from flow_manager.runtimes.process.launch import MARK
 from flow_manager.runtimes.process.leader import Leader
 from flow_manager.runtimes.process.output import Output
+from flow_manager.runtimes.process.place import Place
 from flow_manager.runtimes.process.record import Record, Run
 from flow_manager.runtimes.signals import signal_number
 from flow_manager.util.clock import Clock
@@ -159,6 +160,14 @@ class ProcessFlow:
 
     def environment(self, ports: Mapping[str, int]) -> dict[str, str]:
         return launch.environment(self.record.spec, ports, self._around.manager_environment)
+
+    def place(self) -> Place:
+        """Where something that runs beside the flow's own program belongs. :raises ContainerStopped:"""
+        run = self.record.run
+        if not self.runs or run is None:
+            raise ContainerStopped(f"flow {self.record.spec.name!r} does not run", state=self.record.state)
+        cgroup = self.cgroup()
+        return Place(self.environment(run.ports), self.working_folder(), cgroup.procs if cgroup else None)
 
     def working_folder(self) -> Path:
         spec = self.record.spec

@@ -66,7 +66,7 @@ def boot_id() -> str:
 def groups() -> dict[int, list[ProcessStat]]:
     """Living processes by process group; one pass over all of them, some 10 µs each."""
     found: dict[int, list[ProcessStat]] = defaultdict(list)
-    for pid in _pids():
+    for pid in pids():
         stat = read_stat(pid)
         if stat is not None and stat.alive:
             found[stat.group].append(stat)
@@ -94,7 +94,7 @@ def environment_of(pid: int) -> dict[str, str]:
 
 def find_session_leader(name: str, value: str, *, without: str | None = None) -> int | None:
     """The living session leader with that variable in its environment, and not the one called `without`."""
-    for pid in _pids():
+    for pid in pids():
         stat = read_stat(pid)
         if not (stat and stat.alive and stat.session == pid and environment_holds(pid, name, value)):
             continue
@@ -106,7 +106,7 @@ def find_session_leader(name: str, value: str, *, without: str | None = None) ->
 def kill_all_with(name: str, value: str) -> int:
     """KILL every living process that was started with that variable; how many there were. Reads all of /proc: some ms."""
     killed = 0
-    for pid in _pids():
+    for pid in pids():
         if environment_holds(pid, name, value):
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -119,7 +119,7 @@ def kill_all_with(name: str, value: str) -> int:
 def kill_marked(mark: str, name: str, values: Collection[str]) -> int:
     """KILL every living process that was started with a variable `mark`, and with `name` as one of `values`."""
     killed = 0
-    for pid in _pids():
+    for pid in pids():
         environment = environment_of(pid)
         if mark in environment and environment.get(name) in values:
             try:
@@ -130,5 +130,6 @@ def kill_marked(mark: str, name: str, values: Collection[str]) -> int:
     return killed
 
 
-def _pids() -> list[int]:
+def pids() -> list[int]:
+    """Of all processes, zombies too."""
     return [int(entry) for entry in os.listdir(PROC) if entry.isdigit()]  # noqa: PTH208 - a list of Paths costs thrice

@@ -19,13 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from flow_manager.contract.models import ResourceUsage
-from flow_manager.errors import ContainerNotFound, NameConflict, RuntimeUnavailable
+from flow_manager.errors import ContainerNotFound, NameConflict, RuntimeUnavailable, Unsupported
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside
+from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside, Terminal
 from flow_manager.runtimes.process import cgroup, exec, kernel, launch, record
 from flow_manager.runtimes.process.flow import ProcessFlow, Surroundings, translate
 from flow_manager.runtimes.process.record import Record
+from flow_manager.runtimes.process.terminal import ProcessTerminal, open_terminal
 from flow_manager.runtimes.process.usage import UsageMeter
 from flow_manager.runtimes.signals import signal_number
 from flow_manager.settings.models import LimitSettings, RuntimeSettings
@@ -33,7 +34,7 @@ from flow_manager.util.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = Capabilities(exec=True, put_code=True, isolation=False)
+CAPABILITIES = Capabilities(exec=True, attach=True, put_code=True, isolation=False)
 FOLDER = "process"
 # A folder that a create has not finished yet; whatever bears this name at a start is of a manager that died.
 UNFINISHED = ".new-"
@@ -73,6 +74,7 @@ class ProcessProvider(NothingInside):
         self._meter = UsageMeter(self._clock)
         self._starting: set[asyncio.Task[None]] = set()
         self._trimming: asyncio.Task[None] | None = None
+        self._terminals: dict[ProcessTerminal, str] = {}
         self._around: Surroundings | None = None
         self._unavailable = "it is not open"
 
@@ -96,7 +98,7 @@ class ProcessProvider(NothingInside):
             boot_id=boot_id,
             manager_environment=self._environ,
             cgroup=found,
-            publish=self._hub.publish,
+            publish=self._publish,
             promised_ports=self._promised_ports,
         )
         self._take_over(self._around)
@@ -110,6 +112,7 @@ class ProcessProvider(NothingInside):
             self._trimming.cancel()
             await asyncio.wait([self._trimming])
             self._trimming = None
+        await asyncio.gather(*(terminal.close() for terminal in list(self._terminals)))
         for flow in self._flows.values():
             flow.group.forget()
         self._flows.clear()
@@ -256,11 +259,32 @@ class ProcessProvider(NothingInside):
     def watch(self) -> AsyncIterator[RuntimeEvent]:
         return self._hub.watch()
 
+    async def attach(
+        self, id: str, command: Command | None, *, main: bool = False, cols: int = 80, rows: int = 24
+    ) -> Terminal:
+        flow = self._flow(id)
+        if main:
+            raise Unsupported("a local process has no terminal of its own", kind=self.kind, capability="tty")
+        terminal = await open_terminal(flow.place(), command, cols, rows)
+        self._terminals[terminal] = id
+        flow.beside.add(terminal.leader)
+        terminal.on_end(lambda: self._terminals.pop(terminal, None))
+        terminal.on_end(lambda: flow.beside.discard(terminal.leader))
+        return terminal
+
     async def _sweep(self, id: str) -> None:
         """End what left the flow's session (`setsid`): its environment still says whose it is."""
         await asyncio.to_thread(kernel.kill_all_with, "FLOW_ID", id)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _publish(self, event: RuntimeEvent) -> None:
+        if event.type == "died":
+            # In a container its terminals would end with it, too.
+            for terminal, flow_id in list(self._terminals.items()):
+                if flow_id == event.id:
+                    terminal.begin_end()
+        self._hub.publish(event)
 
     def _open(self) -> Surroundings:
         if self._around is None:

@@ -14,7 +14,7 @@ import pytest
 import socketio
 from aiohttp import web
 
-from flow_manager.contract import requests
+from flow_manager.contract import inside, requests
 from flow_manager.contract.activity import Activity
 from flow_manager.contract.models import (
     ContainerInfo,
@@ -217,6 +217,33 @@ class FakeWaker:
         self.listeners = [item for item in self.listeners if item[1] is not listener]
 
 
+class FakeDesk:
+    """Terminals with one viewer each; they echo unless the test says no."""
+
+    def __init__(self) -> None:
+        self.viewers: dict[str, Any] = {}
+        self.typed: list[bytes] = []
+        self.echo = True
+
+    async def attach(self, principal: Principal, request: inside.AttachContainer, viewer: Any) -> inside.Attached:
+        terminal_id = request.terminal_id or f"t{len(self.viewers)}"
+        self.viewers[terminal_id] = viewer
+        return inside.Attached(terminal_id=terminal_id, offset=0)
+
+    async def write(self, principal: Principal, terminal_id: str, data: bytes, request_id: str | None = None) -> None:
+        self.typed.append(data)
+        if self.echo:
+            self.viewers[terminal_id].output(terminal_id, 0, data)
+
+    async def resize(self, principal: Principal, terminal_id: str, cols: int, rows: int) -> None: ...
+
+    def detach(self, principal: Principal, terminal_id: str, viewer: Any) -> None:
+        assert self.viewers.pop(terminal_id) is viewer
+
+    def leave(self, viewer: Any) -> None:
+        self.viewers = {id: other for id, other in self.viewers.items() if other is not viewer}
+
+
 class FakeStream:
     """An activity log in memory. `store` and `publish` are apart, as in the real one."""
 
@@ -344,7 +371,7 @@ class RecordingLog:
 async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespace]:
     settings = Settings(state_dir=tmp_path, sockets_dir=Path("/tmp/fm"), **overrides)
     manager, stream, repeats, log = FakeManager(), FakeStream(), FakeRepeats(), RecordingLog()
-    waker = FakeWaker(manager)
+    waker, terminals = FakeWaker(manager), FakeDesk()
     gateway = Gateway(
         settings,
         manager,
@@ -354,6 +381,7 @@ async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespa
         log,
         SystemClock(),
         waker=waker,
+        terminals=terminals,
     )
     stream.publish_to = gateway.publish_activity
     manager.on_change = gateway.publish_status
@@ -376,6 +404,7 @@ async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespa
             settings=settings,
             manager=manager,
             waker=waker,
+            terminals=terminals,
             stream=stream,
             repeats=repeats,
             log=log,

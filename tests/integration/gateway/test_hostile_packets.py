@@ -41,6 +41,18 @@ def reply(text: str) -> dict:
         ('427["disconnect","server disconnect"]', "invalid_request"),
         ('4517-7["get_status",{"container_id":{"_placeholder":true,"num":0}}]', "invalid_request"),
         ('4599999999-7["get_status",{"_placeholder":true,"num":0}]', "invalid_request"),
+        ('451-7["get_status",{"container_id":{"_placeholder":true,"num":0}}]', "invalid_request"),
+        ('451-7["no_such_event",{"data":{"_placeholder":true,"num":0}}]', "invalid_request"),
+        ('450-7["terminal_input",{"terminal_id":"t0","data":"x"}]', "invalid_request"),
+        ('457["terminal_input",{"terminal_id":"t0","data":"x"}]', "invalid_request"),
+        ('421-7["terminal_input",{"terminal_id":"t0","data":{"_placeholder":true,"num":0}}]', "invalid_request"),
+        ('452-7["terminal_input",{"terminal_id":"t0","data":{"_placeholder":true,"num":0}}]', "invalid_request"),
+        ('451-7["terminal_input",{"terminal_id":"t0","data":{"_placeholder":true,"num":1}}]', "invalid_request"),
+        ('451-7["terminal_input",{"terminal_id":{"_placeholder":true,"num":0},"data":"x"}]', "invalid_request"),
+        ('451-7["terminal_input",{"terminal_id":"t0","data":[{"_placeholder":true,"num":0}]}]', "invalid_request"),
+        ('451-7["terminal_input",{"_placeholder":true,"num":0}]', "invalid_request"),
+        ('451-7["terminal_input",[{"_placeholder":true,"num":0}]]', "invalid_request"),
+        ('427["terminal_input",{"terminal_id":"t0","data":{"_placeholder":true,"num":0}}]', "invalid_request"),
         ('427["get_status",{"__proto__":{},"container_id":"x"}]', "invalid_request"),
         ('427["*",{}]', "unknown_event"),
         ('427["handle_get_status",{}]', "unknown_event"),
@@ -59,7 +71,8 @@ async def test_a_refused_event_is_acknowledged_and_the_connection_lives_on(servi
 
 
 @pytest.mark.parametrize(
-    "packet", ["49", "4", "42x", "4-1", "42" + "9" * 200 + '["x"]', "44{}", "46[]", "4/x", "9", "x", "2probe", "bAAAA"]
+    "packet",
+    ["49", "4", "42x", "4-1", "42" + "9" * 200 + '["x"]', "44{}", "46[]", "4/x", "9", "x", "2probe", "b!", "bA"],
 )
 async def test_what_is_no_packet_is_told_as_an_error_and_the_connection_lives_on(service, raw, packet):
     client = await raw()
@@ -75,6 +88,78 @@ async def test_binary_that_nobody_asked_for_is_dropped(service, raw):
     await client.ws.send_bytes(b"x" * 100_000)
     await client.send('427["list_containers"]')
     assert reply(await client.until("43"))["error"] is False
+
+
+INPUT = '451-7["terminal_input",{"terminal_id":"t0","data":{"_placeholder":true,"num":0}}]'
+
+
+async def typing(service, raw, *, echo=False):
+    service.terminals.echo = echo
+    client = await raw()
+    await client.send('427["attach_container",{"container_id":"x"}]')
+    assert reply(await client.until("43"))["data"] == {"terminal_id": "t0", "offset": 0}
+    return client
+
+
+async def test_an_attachment_fills_its_place_and_nothing_else(service, raw):
+    client = await typing(service, raw, echo=True)
+    await client.send(INPUT)
+    await client.ws.send_bytes(b"\x00\xff{}")
+    assert await client.until("451-") == (
+        '451-["terminal_output",{"terminal_id":"t0","offset":0,"data":{"_placeholder":true,"num":0}}]'
+    )
+    assert (await client.ws.receive()).data == b"\x00\xff{}"
+    assert reply(await client.until("43")) == {"error": False, "data": {}}
+    assert service.terminals.typed == [b"\x00\xff{}"]
+
+
+@pytest.mark.parametrize("other", ['428["list_containers"]', INPUT, "41", "44{}", '451-8["x",{}]'])
+async def test_a_header_whose_attachment_does_not_come_next_is_refused_and_takes_no_other(service, raw, other):
+    client = await typing(service, raw)
+    await client.send(INPUT)
+    await client.send(other)
+    refusal = reply(await client.until("437"))
+    assert (refusal["code"], refusal["details"]["event"]) == ("invalid_request", "terminal_input")
+    assert service.terminals.typed == []
+
+
+async def test_attachments_of_a_refused_event_are_never_taken_for_another(service, raw):
+    client = await typing(service, raw)
+    await client.send('453-9["terminal_input",{"terminal_id":"t0","data":{"_placeholder":true,"num":0}}]')
+    for number in range(3):
+        await client.ws.send_bytes(b"refused %d" % number)
+    await client.send(INPUT)
+    await client.ws.send_bytes(b"taken")
+    await client.ws.send_bytes(b"of nobody")
+    assert reply(await client.until("437")) == {"error": False, "data": {}}
+    assert service.terminals.typed == [b"taken"]
+
+
+async def test_an_attachment_over_the_bound_is_refused_and_the_connection_lives_on(service, raw):
+    client = await typing(service, raw)
+    await client.send(INPUT)
+    await client.ws.send_bytes(b"x" * (256 * 1024 + 1))
+    refusal = reply(await client.until("437"))
+    assert (refusal["code"], refusal["details"]["limit"]) == ("payload_too_large", 256 * 1024)
+    await client.send(INPUT)
+    await client.ws.send_bytes(b"small")
+    assert reply(await client.until("437"))["error"] is False
+    assert service.terminals.typed == [b"small"]
+
+
+async def test_a_ping_between_a_header_and_its_attachment_disturbs_nothing(service, raw):
+    client = await typing(service, raw)
+    await client.send(INPUT)
+    await client.send("3")
+    await client.ws.send_bytes(b"taken")
+    assert reply(await client.until("437"))["error"] is False
+
+
+async def test_binary_before_connect_is_nobodys(service, raw):
+    client = await raw(connect=False)
+    await client.send(INPUT)
+    await client.ws.send_bytes(b"x")
+    assert reply(await client.until("437"))["code"] == "unauthorized"
 
 
 async def test_text_that_is_not_utf8_is_refused(service, raw):

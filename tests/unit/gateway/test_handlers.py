@@ -66,5 +66,6 @@ async def test_reads_are_answered_at_once_and_the_rest_are_tasks(handler):
         "explain_container",
         "subscribe_wake_events",
         "unsubscribe_wake_events",
+        "detach_container",
     }
     assert not asyncio.iscoroutinefunction(handler.handle_get_status)

@@ -1,0 +1,271 @@
+"""Terminals in containers: an exec with a PTY, or the container's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+from typing import Any
+
+from aiodocker.exceptions import DockerError
+
+from flow_manager.errors import ContainerStopped, FlowManagerError, InvalidRequest
+from flow_manager.runtimes.docker import terminal_end
+from flow_manager.runtimes.docker.client import EngineClient
+from flow_manager.runtimes.docker.containers import READ_SECONDS, Handle
+from flow_manager.runtimes.docker.errors import Subject, translated
+from flow_manager.runtimes.docker.hijack import Hijacked
+from flow_manager.runtimes.docker.observe import dig, text, whole
+from flow_manager.runtimes.inside import BEST_SHELL, MARK, TERMINAL_TYPE, Command
+
+log = logging.getLogger(__name__)
+
+# An exec's start answers when the program runs: some 0.1 s, more while the machine is busy.
+START_SECONDS = 30.0
+# The engine takes a resize only once the program runs, a moment after the start was answered.
+RESIZE_TRIES = 20
+RESIZE_PAUSE = 0.05
+# How long the exit code may come after the end of the output.
+CODE_TRIES = 50
+CODE_PAUSE = 0.05
+# The inside shell's own time for ending what is left, and the engine's.
+END_SECONDS = 9.0
+# The engine itself looks for "detach" keys in what is typed, by default Ctrl-P Ctrl-Q: it would hold back each Ctrl-P.
+# An attach takes single bytes as keys: these are never part of UTF-8. An exec takes them as JSON text, so ASCII alone:
+# six times Ctrl-^, of which the first is held back until the next key.
+NO_KEYS = "%FF,%FE,%FF,%FE"
+RARE_KEYS = ",".join(["ctrl-^"] * 6)
+NOT_FOUND = 127
+NOT_RUNNABLE = 126
+MISSING = (b"executable file not found", b"no such file or directory")
+
+
+class Terminals:
+    """Opens them."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+
+    async def shell(self, handle: Handle, command: Command | None, cols: int, rows: int) -> DockerTerminal:
+        """:raises ContainerNotFound, ContainerStopped, RuntimeUnavailable, ExecFailed:"""
+        mark = secrets.token_hex(16)
+        given = command or Command(BEST_SHELL)
+        body: dict[str, Any] = {
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Tty": True,
+            "DetachKeys": RARE_KEYS,
+            # The mark comes last: nothing that was asked for can take its place.
+            "Env": [f"TERM={TERMINAL_TYPE}", *(f"{k}={v}" for k, v in given.environment.items()), f"{MARK}={mark}"],
+            "Cmd": list(given.argv),
+        }
+        if given.working_dir is not None:
+            body["WorkingDir"] = given.working_dir
+        # Whoever gives up meanwhile must not leave a shell behind of which nobody knows.
+        return await _carried_through(self._shell(handle, body, mark, cols, rows))
+
+    async def _shell(self, handle: Handle, body: dict[str, Any], mark: str, cols: int, rows: int) -> DockerTerminal:
+        with translated(Subject(handle.flow_id, operation="exec")):
+            made = await self._client.call(
+                "POST", f"containers/{handle.runtime_id}/exec", body=body, timeout=READ_SECONDS
+            )
+            exec_id = text(dig(made.data, "Id"))
+            stream = await self._client.hijack(
+                f"exec/{exec_id}/start",
+                # ConsoleSize: since API 1.42; older engines ignore it.
+                body={"Detach": False, "Tty": True, "ConsoleSize": [rows, cols]},
+                timeout=START_SECONDS,
+            )
+        terminal = ExecTerminal(self._client, handle, stream, exec_id, mark)
+        await terminal.first_size(cols, rows)
+        return terminal
+
+    async def main(self, handle: Handle, cols: int, rows: int) -> DockerTerminal:
+        """:raises InvalidRequest: it was not made with a terminal. :raises ContainerNotFound, ContainerStopped:"""
+        if not handle.tty:
+            reason = "the flow has no terminal of its own (it was not made with 'tty')"
+            raise InvalidRequest(f"target: {reason}", fields=[{"path": "target", "reason": reason}])
+        with translated(Subject(handle.flow_id, operation="attach")):
+            state = await self._client.call("GET", f"containers/{handle.runtime_id}/json", timeout=READ_SECONDS)
+            if dig(state.data, "State", "Running") is not True:
+                # An attach would wait for its next start.
+                raise ContainerStopped("the flow does not run", container_id=handle.flow_id)
+            stream = await self._client.hijack(
+                f"containers/{handle.runtime_id}/attach?stream=1&stdin=1&stdout=1&stderr=1&detachKeys={NO_KEYS}",
+                timeout=START_SECONDS,
+            )
+        terminal = MainTerminal(self._client, handle, stream)
+        await terminal.first_size(cols, rows)
+        return terminal
+
+
+class DockerTerminal:
+    """What both kinds share: the bytes, and the size."""
+
+    def __init__(self, client: EngineClient, handle: Handle, stream: Hijacked, where: str) -> None:
+        self._client = client
+        self._handle = handle
+        self._stream = stream
+        self._where = where
+
+    async def read(self) -> bytes:
+        return await self._stream.read()
+
+    async def write(self, data: bytes) -> None:
+        await self._stream.write(data)
+
+    async def resize(self, cols: int, rows: int) -> None:
+        try:
+            await self._resize(cols, rows)
+        except FlowManagerError as error:
+            log.debug("a terminal was not resized: %s", error.message)  # it has ended, or is about to
+
+    async def first_size(self, cols: int, rows: int) -> None:
+        """As `resize`, for one that has just begun."""
+        for _ in range(RESIZE_TRIES):
+            try:
+                await self._resize(cols, rows)
+                return
+            except FlowManagerError:
+                if self._stream.is_eof():
+                    return
+                await asyncio.sleep(RESIZE_PAUSE)
+
+    async def _resize(self, cols: int, rows: int) -> None:
+        with translated(Subject(self._handle.flow_id, operation="resize")):
+            await self._client.call(
+                "POST", f"{self._where}/resize", params={"h": str(rows), "w": str(cols)}, timeout=READ_SECONDS
+            )
+
+    async def wait(self) -> int | None:
+        """Asked for after the end of the output; None where the engine can't tell."""
+        for _ in range(CODE_TRIES):
+            try:
+                with translated(Subject(self._handle.flow_id)):
+                    running, code = self._ended_with(
+                        (await self._client.call("GET", f"{self._where}/json", timeout=READ_SECONDS)).data
+                    )
+            except FlowManagerError:
+                return None
+            if not running:
+                return code
+            await asyncio.sleep(CODE_PAUSE)
+        return None
+
+    def _ended_with(self, data: Any) -> tuple[bool, int | None]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        self._stream.close()
+
+
+class MainTerminal(DockerTerminal):
+    """The container's own terminal; the program goes on without us."""
+
+    def __init__(self, client: EngineClient, handle: Handle, stream: Hijacked) -> None:
+        super().__init__(client, handle, stream, f"containers/{handle.runtime_id}")
+
+    def _ended_with(self, data: Any) -> tuple[bool, int | None]:
+        return dig(data, "State", "Running") is True, whole(dig(data, "State", "ExitCode"))
+
+
+class ExecTerminal(DockerTerminal):
+    """A program of its own; all that it started ends with it."""
+
+    def __init__(self, client: EngineClient, handle: Handle, stream: Hijacked, exec_id: str, mark: str) -> None:
+        super().__init__(client, handle, stream, f"exec/{exec_id}")
+        self._mark = mark
+        self._missing = False
+        self._began = False
+        self._ending: asyncio.Task[None] | None = None
+
+    async def read(self) -> bytes:
+        data = await super().read()
+        if not self._began:
+            self._began = True
+            self._missing = any(words in data for words in MISSING)
+        if not data and self._ending is None:
+            # The shell has left; what it started in the background ends with its terminal.
+            await self.close()
+        return data
+
+    def _ended_with(self, data: Any) -> tuple[bool, int | None]:
+        code = whole(dig(data, "ExitCode"))
+        if code == NOT_RUNNABLE and self._missing:
+            code = NOT_FOUND  # the engine says 126 for both; a shell does not
+        return dig(data, "Running") is True, code
+
+    async def close(self) -> None:
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end(), name="terminal-end")
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        try:
+            if not await self._end_here() and not await self._end_inside():
+                log.warning("processes of a terminal in flow %s could not be ended", self._handle.flow_id)
+        except FlowManagerError as error:
+            # A container that has stopped holds no process.
+            log.info("a terminal's processes were not looked for: %s", error.message)
+        finally:
+            self._stream.close()
+
+    async def _end_here(self) -> bool:
+        """False: they are not on this machine, or not to be seen from here."""
+        container = self._handle.runtime_id
+        with translated(Subject(self._handle.flow_id)):
+            state = await self._client.call("GET", f"containers/{container}/json", timeout=READ_SECONDS)
+        pid = whole(dig(state.data, "State", "Pid"))
+        if not pid:
+            return True  # it does not run
+        if not await asyncio.to_thread(terminal_end.on_this_machine, pid, container):
+            return False
+        with translated(Subject(self._handle.flow_id)):
+            shell = await self._client.call("GET", f"{self._where}/json", timeout=READ_SECONDS)
+        session = whole(dig(shell.data, "Pid")) or None
+        return await terminal_end.end_here(container, MARK, self._mark, session)
+
+    async def _end_inside(self) -> bool:
+        body = {
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Cmd": ["/bin/sh", "-c", terminal_end.SCRIPT, "sh", f"{MARK}={self._mark}"],
+        }
+        with translated(Subject(self._handle.flow_id, operation="exec")):
+            made = await self._client.call(
+                "POST", f"containers/{self._handle.runtime_id}/exec", body=body, timeout=READ_SECONDS
+            )
+            ender = text(dig(made.data, "Id"))
+            stream = await self._client.hijack(
+                f"exec/{ender}/start", body={"Detach": False, "Tty": False}, timeout=START_SECONDS
+            )
+            try:
+                async with asyncio.timeout(END_SECONDS):
+                    while await stream.read():
+                        pass
+            except TimeoutError:
+                return False
+            finally:
+                stream.close()
+            ended = await self._client.call("GET", f"exec/{ender}/json", timeout=READ_SECONDS)
+        return whole(dig(ended.data, "ExitCode")) == 0
+
+
+async def _carried_through(opening: Coroutine[Any, Any, DockerTerminal]) -> DockerTerminal:
+    """The opened terminal; a caller who gives up meanwhile leaves nothing behind."""
+    task: asyncio.Task[DockerTerminal] = asyncio.get_running_loop().create_task(opening, name="terminal-open")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+
+        async def give_back() -> None:
+            try:
+                await (await task).close()
+            except (FlowManagerError, DockerError):
+                pass
+
+        giving = asyncio.get_running_loop().create_task(give_back(), name="terminal-undo")
+        await asyncio.shield(giving)
+        raise
