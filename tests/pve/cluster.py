@@ -50,6 +50,16 @@ class Node:
     unreachable: int = 595
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A guest of QEMU."""
+
+    vmid: int
+    node: str
+    name: str
+    running: bool = True
+
+
 @dataclass(slots=True)
 class Cluster:
     nodes: dict[str, Node]
@@ -68,6 +78,10 @@ class Cluster:
     containers: dict[int, Container] = field(default_factory=dict)
     storages: dict[str, Storage] = field(default_factory=dict)
     flapping: set[int] = field(default_factory=set)
+    machines: dict[int, Machine] = field(default_factory=dict)
+    """Virtual machines: nobody's business here, but they have numbers and stand among the resources."""
+    downloads: dict[str, OciImage | None] = field(default_factory=dict)
+    """What `download-url` finds, by address: an image, or a template."""
     registry: dict[str, OciImage] = field(default_factory=dict)
     """What `oci-registry-pull` finds, by reference."""
     began: float = 0.0
@@ -108,9 +122,16 @@ class Cluster:
             raise died(missing(node, vmid))
         return found
 
+    def taken(self, vmid: int) -> str | None:
+        """Who has this number already, in the server's words."""
+        for word, guests in (("CT", self.containers), ("VM", self.machines)):
+            if (guest := guests.get(vmid)) is not None:
+                return f"{word} {vmid} already exists on node '{guest.node}'"
+        return None
+
     def next_vmid(self) -> int:
         vmid = FIRST_VMID
-        while vmid in self.containers:
+        while self.taken(vmid):
             vmid += 1
         return vmid
 

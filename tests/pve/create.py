@@ -36,8 +36,8 @@ def _rootfs(container: Container, call: Call, storage: str) -> str:
 
 
 def _exists(cluster: Cluster, vmid: int) -> None:
-    if (other := cluster.containers.get(vmid)) is not None:
-        raise died(f"CT {vmid} already exists on node '{other.node}'")
+    if (why := cluster.taken(vmid)) is not None:
+        raise died(why)
 
 
 async def create(call: Call) -> str:

@@ -29,7 +29,7 @@ from tests.pve import access as rights
 from tests.pve import apidoc, certificate, control
 from tests.pve.answers import Answers
 from tests.pve.calls import Recorded
-from tests.pve.cluster import Cluster, Node, Timing
+from tests.pve.cluster import Cluster, Machine, Node, Timing
 from tests.pve.container import Behaviour, Container
 from tests.pve.faults import Faults
 from tests.pve.inside import HTTP_PORT, Inside
@@ -254,6 +254,14 @@ class Emulator:
         if running:
             self.cluster.inside.start_soon(container)
             container.history.clear()
+        return vmid
+
+    def add_machine(
+        self, node: str = "pve1", vmid: int | None = None, *, name: str = "vm", running: bool = True
+    ) -> int:
+        """A virtual machine: it has a number, and stands among the resources; nothing more."""
+        vmid = self.cluster.next_vmid() if vmid is None else vmid
+        self.cluster.machines[vmid] = Machine(vmid, node, name, running)
         return vmid
 
     def address(self, vmid: int) -> str:

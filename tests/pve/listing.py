@@ -60,6 +60,11 @@ async def resources(call: Call) -> list[dict[str, Any]]:
             for container in cluster.containers.values()
             if call.may(f"/vms/{container.vmid}", "VM.Audit")
         ]
+        rows += [
+            views.machine_row(machine)
+            for machine in cluster.machines.values()
+            if call.may(f"/vms/{machine.vmid}", "VM.Audit")
+        ]
     if type in (None, "node"):
         rows += [
             views.node_row(cluster, node, audited=call.may(f"/nodes/{node.name}", "Sys.Audit"))
@@ -79,7 +84,7 @@ async def next_id(call: Call) -> str:
     wanted = call.params.get("vmid")
     if wanted is None:
         return str(call.cluster.next_vmid())
-    if wanted in call.cluster.containers:
+    if call.cluster.taken(wanted):
         raise refused({"vmid": f"VM {wanted} already exists"})
     return str(wanted)
 
@@ -163,6 +168,13 @@ def _row(task: Task) -> dict[str, Any]:
     return row
 
 
+def _ending(task: Task) -> str:
+    """As `statusfilter` calls it."""
+    if task.running:
+        return "unknown"
+    return "error" if task.failed else "ok" if task.exitstatus == "OK" else "warning"
+
+
 def _wanted(call: Call, task: Task) -> bool:
     params = call.params
     source = params.get("source", "archive")
@@ -174,6 +186,7 @@ def _wanted(call: Call, task: Task) -> bool:
         "until" not in params or task.starttime <= params["until"],
         "userfilter" not in params or str(params["userfilter"]).lower() in task.who.id.lower(),
         not params.get("errors") or task.failed,
+        "statusfilter" not in params or _ending(task) in str(params["statusfilter"]).split(","),
     )
     return all(tests)
 

@@ -170,6 +170,22 @@ STORAGES: tuple[Route, ...] = (
     ),
     Route(
         "POST",
+        f"{S}/download-url",
+        {
+            **AT_STORAGE,
+            "content": CONTENT,
+            "filename": Param(required=True, longest=255),
+            "url": Param(required=True, pattern="https?://.*"),
+            "checksum": Param(requires="checksum-algorithm"),
+            "checksum-algorithm": ALGORITHM,
+            "compression": TEXT,
+            "verify-certificates": FLAG,
+        },
+        storing.download,
+        UPLOADS,
+    ),
+    Route(
+        "POST",
         f"{S}/oci-registry-pull",
         {
             **AT_STORAGE,

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tests.pve.archive import read_image
 from tests.pve.calls import Call
-from tests.pve.errors import TaskFailed, died, refused
+from tests.pve.errors import TaskFailed, died, forbidden, refused
 from tests.pve.storage import TOTAL, Storage, Template
 from tests.pve.tasks import Task
 
@@ -121,3 +121,23 @@ async def pull(call: Call) -> str:
         storage.templates[name] = Template(name, ctime=int(cluster.clock()), oci=image)
 
     return cluster.fork(call, "imgpull", body, id=name)
+
+
+async def download(call: Call) -> str:
+    """From an address. A checksum can't be held against anything here, and is taken for good."""
+    cluster, url, name = call.cluster, str(call.params["url"]), str(call.params["filename"])
+    storage = cluster.storage(call.params["storage"])
+    if not (call.may("/", "Sys.Audit", "Sys.Modify") or call.may(f"/nodes/{call.node}", "Sys.AccessNetwork")):
+        raise forbidden(f"/nodes/{call.node}, Sys.AccessNetwork")
+    if name in storage.templates:
+        raise died(f"refusing to override existing file '{name}'")
+
+    async def body(task: Task) -> None:
+        await asyncio.sleep(cluster.timing.task)
+        if url not in cluster.downloads:
+            raise TaskFailed(f"download of '{url}' to '{name}' failed: exit code 8")
+        if storage.full:
+            raise TaskFailed(f"download of '{url}' failed: No space left on device")
+        storage.templates[name] = Template(name, ctime=int(cluster.clock()), oci=cluster.downloads[url])
+
+    return cluster.fork(call, "download", body, id=name)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.pve.cluster import Cluster, Node
+from tests.pve.cluster import Cluster, Machine, Node
 from tests.pve.container import DISK, MIB, Container
 
 CORES = 4
 NODE_MEMORY = 16 << 30
 USED_MEMORY = 24 * MIB
+# Seconds after a start in which the uptime is -1.
+BARELY = 0.02
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -57,6 +59,8 @@ def listed(container: Container, now: float) -> dict[str, Any]:
         if value := container.config.get(name):
             told[name] = value
     if container.running:
+        if container.started_at is not None and now - container.started_at < BARELY:
+            told["uptime"] = -1  # a process that began after the last tick of the kernel's clock
         told["pid"] = container.pid
         told |= dict.fromkeys(("pressurecpusome", "pressurecpufull", "pressureiosome", "pressureiofull"), 0)
         told |= dict.fromkeys(("pressurememorysome", "pressurememoryfull"), 0)
@@ -98,6 +102,13 @@ def resource(cluster: Cluster, container: Container, odd: bool) -> dict[str, Any
     told |= {"status": seen["status"], "name": seen["name"], "template": 1 if container.is_template else 0}
     figures = _measures(container, _uptime(container, moment, seen["started_at"]))
     return {**told, **figures, "maxcpu": container.config.get("cores", CORES), "memhost": figures["mem"]}
+
+
+def machine_row(machine: Machine) -> dict[str, Any]:
+    """`type=vm` brings virtual machines too."""
+    told = {"id": f"qemu/{machine.vmid}", "type": "qemu", "vmid": machine.vmid, "node": machine.node}
+    told |= {"name": machine.name, "status": "running" if machine.running else "stopped", "template": 0}
+    return {**told, "cpu": 0, "maxcpu": 2, "mem": 0, "maxmem": 2 << 30, "disk": 0, "maxdisk": 8 << 30, "uptime": 1000}
 
 
 def node_row(cluster: Cluster, node: Node, *, audited: bool) -> dict[str, Any]:

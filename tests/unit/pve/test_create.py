@@ -182,6 +182,20 @@ async def test_an_image_is_pulled_where_its_registry_has_it(api: Api) -> None:
     assert (await api.post(path, reference="no tag")).status == 400
 
 
+async def test_a_template_is_downloaded_where_it_is_to_be_had(api: Api) -> None:
+    api.pve.cluster.downloads["https://example.test/x.tar.zst"] = None
+    api.pve.grant("flow@pve", {"/nodes": ("Sys.AccessNetwork",)})
+    api.pve.grant("flow@pve!flow", {"/nodes": ("Sys.AccessNetwork",)})
+    path = "/nodes/pve1/storage/local/download-url"
+    params = {"content": "vztmpl", "filename": "x.tar.zst"}
+    assert await api.ends("POST", path, url="https://example.test/x.tar.zst", **params) == "OK"
+    assert (await api.post(path, url="https://example.test/x.tar.zst", **params)).status == 500
+    params["filename"] = "y.tar.zst"
+    assert "failed" in await api.ends("POST", path, url="https://example.test/y.tar.zst", **params)
+    assert (await api.post(path, url="ftp://example.test/y", **params)).status == 400
+    assert await create(api, 300, ostemplate="local:vztmpl/x.tar.zst") == "OK"
+
+
 # --- clones -----------------------------------------------------------------------------------------------------------
 
 

@@ -6,11 +6,13 @@ import asyncio
 import json
 import ssl
 import sys
+import tomllib
 from typing import Any
 
 import aiohttp
 import pytest
 
+from flow_manager.settings.models import RuntimeSettings
 from tests.unit.pve.conftest import Api
 
 C = "/nodes/pve1/lxc"
@@ -124,8 +126,9 @@ async def test_it_serves_by_itself_and_tells_how_to_use_it() -> None:
                 line = await process.stdout.readline()
                 assert line, text
                 text += line.decode()
-        facts = dict(line.strip().split(" = ", 1) for line in text.splitlines() if " = " in line)
-        facts = {name: value.strip('"') for name, value in facts.items()}
+        example = "\n".join(line for line in text.splitlines() if line.startswith("[") or " = " in line)
+        facts = tomllib.loads(example)["runtimes"]["lab"]
+        RuntimeSettings.model_validate(facts)
         context = await asyncio.to_thread(ssl.create_default_context, cafile=facts["ca_file"])
         headers = {"Authorization": f"PVEAPIToken={facts['token_id']}={facts['secret']}"}
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:

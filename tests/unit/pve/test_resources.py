@@ -89,6 +89,25 @@ async def test_all_kinds_of_resources_come_together(api: Api) -> None:
     assert (await api.get("/cluster/resources", type="disk")).status == 400
 
 
+async def test_virtual_machines_stand_among_the_resources_and_have_numbers_of_their_own(api: Api) -> None:
+    machine, vmid = api.pve.add_machine(), api.pve.add_container()
+    assert {number: row["type"] for number, row in (await resources(api)).items()} == {machine: "qemu", vmid: "lxc"}
+    assert [row["vmid"] for row in (await api.get(C)).data] == [vmid]
+    assert (await api.get("/cluster/nextid", vmid=machine)).status == 400
+    reply = await api.post(C, vmid=machine, ostemplate="local:vztmpl/service.tar")
+    assert reply.reason == f"VM {machine} already exists on node 'pve1'"
+    assert (await api.get(f"{C}/{machine}/status/current")).status == 500
+
+
+async def test_the_uptime_may_be_less_than_nothing_just_after_a_start() -> None:
+    clock = Clock()
+    async with served(clock=clock) as api:
+        vmid = api.pve.add_container(running=True)
+        assert (await api.get(f"{C}/{vmid}/status/current")).data["uptime"] == -1
+        clock.now += 3
+        assert (await api.get(f"{C}/{vmid}/status/current")).data["uptime"] == 3
+
+
 async def test_the_status_of_a_cluster_has_an_entry_for_itself_and_that_of_a_single_node_has_not(api: Api) -> None:
     rows = (await api.get("/cluster/status")).data
     assert [(row["type"], row["name"]) for row in rows] == [("node", "pve1"), ("node", "pve2"), ("cluster", "emulated")]

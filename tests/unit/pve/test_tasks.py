@@ -52,6 +52,8 @@ async def test_the_log_ends_with_ok_or_the_error(api: Api) -> None:
     api.pve.faults.fail_next("vzstop", "something broke")
     upid = (await api.post(f"{C}/{vmid}/status/stop")).data
     assert (await api.task(upid))["exitstatus"] == "something broke"
+    failed = (await api.get("/nodes/pve1/tasks", statusfilter="error,warning")).data
+    assert [row["upid"] for row in failed] == [upid]
     log = (await api.get(f"/nodes/pve1/tasks/{upid}/log", limit=0)).data
     assert log[-1]["t"] == "TASK ERROR: something broke"
 
