@@ -6,7 +6,7 @@ import asyncio
 from typing import cast
 
 from flow_manager.proxy.asker import Asker
-from flow_manager.proxy.chunked import BadChunk, ChunkedDecoder
+from flow_manager.proxy.chunked import BadChunk
 from flow_manager.proxy.classify import is_reserved
 from flow_manager.proxy.edge import READ_SIZE, Edge
 from flow_manager.proxy.fields import MAX_HEAD
@@ -17,6 +17,7 @@ from flow_manager.proxy.holding import Holding
 from flow_manager.proxy.last_head import LastRequest
 from flow_manager.proxy.parser import MAX_REQUEST_LINE, Refused, RequestHead, too_large, too_long
 from flow_manager.proxy.problems import Problem
+from flow_manager.proxy.request_body import RequestBody
 from flow_manager.proxy.tunnel import Tunnel
 from flow_manager.proxy.watched import WatchedFlow
 from flow_manager.proxy.wire import AHEAD, ANSWERING, BODY, FULL, GONE, HEAD, TUNNEL, ClientWire
@@ -36,19 +37,15 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class ClientConnection(ClientWire):
-    __slots__ = ("_decoder", "_last", "_left", "_scanned", "asker", "peer", "pending", "pending_size")
+    __slots__ = ("_last", "_scanned", "asker", "body", "peer")
 
     def __init__(self, edge: Edge) -> None:
         super().__init__(edge)
         self.peer = ""
         self.asker = Asker("", edge.trust)
-        # The body as far as it is read and not sent on.
-        self.pending: list[bytes] = []
-        self.pending_size = 0
+        self.body = RequestBody()
         self._last = LastRequest()
         self._scanned = 0
-        self._left = 0
-        self._decoder: ChunkedDecoder | None = None
 
     # --- asyncio's calls ----------------------------------------------------------------------------------------------
 
@@ -65,7 +62,7 @@ class ClientConnection(ClientWire):
         if self._state == BODY:
             exchange = self.exchange
             if exchange is not None and not exchange.ready_for_body:
-                return self.edge.buffer[: max(1, min(READ_SIZE, HELD_BODY - self.pending_size))]
+                return self.edge.buffer[: max(1, min(READ_SIZE, HELD_BODY - self.body.size))]
         return self.edge.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -92,12 +89,15 @@ class ClientConnection(ClientWire):
         exchange = self.exchange
         if self._state == TUNNEL and exchange is not None:
             return exchange.client_eof()
-        if self._state != ANSWERING:
+        if self._state != ANSWERING and not (self._state == HEAD and b"\r\n\r\n" in self._buffer):
             return False  # nothing asked, or only half a request: it has left
         self._half_closed = True
+        self._doubt()
+        return True
+
+    def _doubt(self) -> None:
         self._written = False
         self.edge.loop.call_later(HALF_CLOSED_SECONDS, self._still_there, self.head)
-        return True
 
     def _still_there(self, head: RequestHead | None) -> None:
         if self._state == ANSWERING and self.head is head and not self._written:
@@ -107,7 +107,7 @@ class ClientConnection(ClientWire):
         self._state = GONE
         self.deadline = 0.0
         self._buffer = b""
-        self.pending = []
+        self.body.forget()
         self.edge.connections.discard(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
@@ -160,11 +160,11 @@ class ClientConnection(ClientWire):
                     continue
                 if buffer != b"\r":
                     self.refuse(Refused(400, "bad_head", "a lone line end before the request"))
-                return
+                break
             end = buffer.find(b"\r\n\r\n", self._scanned)
             if end < 0:
                 self._wait_for_head()
-                return
+                break
             self._scanned = 0
             end += 4
             self._buffer = buffer[end:] if end < len(buffer) else b""
@@ -173,6 +173,8 @@ class ClientConnection(ClientWire):
                 self._begin(head)
             except Refused as refused:
                 self.refuse(refused)
+        if self._half_closed and self._state == HEAD and not self.paused:
+            self._transport.close()  # no request more, and none will come
 
     def _wait_for_head(self) -> None:
         self._unpause(AHEAD)
@@ -187,15 +189,12 @@ class ClientConnection(ClientWire):
 
     def _begin(self, head: RequestHead) -> None:
         self.head = head
+        if self._half_closed:
+            self._doubt()
         self.deadline = 0.0
         self._state = ANSWERING
-        if head.length:
-            self._left = head.length
+        if self.body.expect(head):
             self._state = BODY
-        elif head.chunked:
-            self._decoder = ChunkedDecoder()
-            self._state = BODY
-        if self._state == BODY:
             self._unpause(AHEAD)
         watcher = self.edge.routes.find(head.authority)
         if watcher is None:
@@ -211,27 +210,15 @@ class ClientConnection(ClientWire):
             self.deadline = self.edge.now + BODY_SECONDS
             if self._buffer:
                 self._read_body()
+        if self._half_closed and self._state == BODY:
+            self._transport.close()  # the rest won't come
 
     def _read_body(self) -> None:
-        data, self._buffer = self._buffer, b""
-        done = False
-        if self._decoder is not None:
-            try:
-                data = self._decoder.feed(data)
-            except BadChunk as error:
-                self._spoilt(Refused(400, "bad_body", str(error)))
-                return
-            done = self._decoder.done
-            if done:
-                self._buffer = self._decoder.rest
-                self._decoder = None
-        elif len(data) >= self._left:
-            if len(data) > self._left:
-                data, self._buffer = data[: self._left], data[self._left :]
-            self._left = 0
-            done = True
-        else:
-            self._left -= len(data)
+        try:
+            data, self._buffer, done = self.body.feed(self._buffer)
+        except BadChunk as error:
+            self._spoilt(Refused(400, "bad_body", str(error)))
+            return
         if done:
             self._state = ANSWERING
             self.deadline = 0.0
@@ -239,9 +226,8 @@ class ClientConnection(ClientWire):
         if exchange is not None and exchange.ready_for_body:
             exchange.send_body(data, done)
         elif data:
-            self.pending.append(data)
-            self.pending_size += len(data)
-            if not done and self.pending_size >= HELD_BODY:
+            self.body.keep(data)
+            if not done and self.body.size >= HELD_BODY:
                 self._pause(FULL)
 
     def _spoilt(self, refused: Refused) -> None:
@@ -272,21 +258,20 @@ class ClientConnection(ClientWire):
 
     def take_pending(self) -> tuple[list[bytes], bool]:
         """The body as far as it is read, and whether that is all."""
-        pending, self.pending, self.pending_size = self.pending, [], 0
-        return pending, self._state == ANSWERING
+        return self.body.take(), self._state == ANSWERING
 
     def finished(self, keep: bool) -> None:
         """The response is complete."""
         self.exchange = None
-        if not keep or self._state != ANSWERING or self._half_closed or self.edge.closing:
+        ended = self._half_closed and not self._buffer
+        if not keep or ended or self._state != ANSWERING or self.edge.closing:
             if self._state == BODY or self._buffer:
                 self._linger()
             else:
                 self._transport.close()
             return
         self.head = None
-        self.pending = []
-        self.pending_size = 0
+        self.body.forget()
         self._state = HEAD
         self.deadline = self.edge.now + IDLE_SECONDS
         if self._paused_reading:

@@ -4,13 +4,13 @@ connection is at hand; a task only to make a new one."""
 from __future__ import annotations
 
 import asyncio
-import errno
 from typing import TYPE_CHECKING
 
 from flow_manager.proxy.chunked import LAST_CHUNK, encode_chunk
-from flow_manager.proxy.headers import response_bytes
+from flow_manager.proxy.headers import CHUNKED, UNTIL_CLOSE, framing_of, response_bytes
 from flow_manager.proxy.held_request import UpstreamRefused
 from flow_manager.proxy.problems import Problem
+from flow_manager.proxy.reach import Asleep, NoRoom, TakesNone, reach
 from flow_manager.proxy.response_parser import ResponseHead
 from flow_manager.proxy.tunnel import Tunnel
 from flow_manager.proxy.watched import Use, WatchedFlow
@@ -20,22 +20,14 @@ if TYPE_CHECKING:
     from flow_manager.proxy.holding import Holding
     from flow_manager.proxy.upstream import UpstreamConnection
 
-# Seconds for which a ready flow may refuse connections: the word that it ended arrives within one.
-PATIENCE_SECONDS = 2.0
-RETRY_SECONDS = 0.02
-RETRY_MOST_SECONDS = 0.1
-# Connects that aren't answered at all, each CONNECT_SECONDS long.
-MAX_TIMEOUTS = 3
 # RFC 9110, section 9.2.2: doing these twice is doing them once.
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 # Safe to wake a flow for once more (RFC 9110, section 9.2.1), when it ended under the request's feet …
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 # … within so many seconds of its sending: whoever worked on it for longer has seen it, and it goes there once.
 REPEAT_WINDOW = 0.25
-_BODILESS = frozenset((204, 304))
 # Head and body go out in one write up to this size; copying more costs more than a second write.
 _ONE_WRITE = 16 * 1024
-_CHUNKED = b"Transfer-Encoding: chunked\r\n"
 _KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
 _CLOSE = b"Connection: close\r\n"
 
@@ -130,42 +122,21 @@ class Forward:
             upstream.transport.write(data)
 
     async def _connect(self) -> None:
-        loop, pool, watcher = self._client.edge.loop, self._client.edge.pool, self._watcher
-        until = loop.time() + PATIENCE_SECONDS
-        delay, timeouts = RETRY_SECONDS, 0
-        while True:
-            address = watcher.upstream
-            if address is None or not watcher.ready_now():
-                self._hand_back("it sleeps again")
-                return
-            try:
-                upstream = await pool.connect(watcher, address)
-            except TimeoutError:
-                timeouts += 1
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL):
-                    self._client.edge.warn("the proxy has no descriptor or port left for a connection to a flow")
-                    self._fail(
-                        Problem(503, "overloaded", "the proxy has no room for another connection", retry_after=1)
-                    )
-                    return
+        try:
+            upstream = await reach(self._client.edge, self._watcher)
+        except Asleep:
+            self._hand_back("it sleeps again")
+        except NoRoom as error:
+            self._fail(error.problem)
+        except TakesNone:
+            if self._holding is not None:
+                self._hand_back("it takes no connection")
             else:
-                if upstream.alive:
-                    self._task = None
-                    self._attach(upstream)
-                    return
-            if timeouts >= MAX_TIMEOUTS or loop.time() >= until:
-                break
-            await asyncio.sleep(delay)
-            delay = min(delay * 1.5, RETRY_MOST_SECONDS)
-        if self._holding is not None:
-            self._hand_back("it takes no connection")
+                problem = Problem(502, "upstream_refused", "the flow is running but takes no connection")
+                self._fail(problem.about(self._watcher, retry=True))
         else:
-            self._fail(
-                Problem(502, "upstream_refused", "the flow is running but takes no connection").about(
-                    watcher, retry=True
-                )
-            )
+            self._task = None
+            self._attach(upstream)
 
     def _hand_back(self, reason: str) -> None:
         """Nothing of a response came, and nothing of the request was sent, or it may be sent again: it waits for the next wake."""
@@ -184,23 +155,16 @@ class Forward:
 
     def on_response(self, head: ResponseHead, data: bytes, done: bool) -> None:
         client = self._client
-        keep = client.may_keep(self.head)
-        bodiless = self.wants_no_body or head.status in _BODILESS
-        if head.length is not None and head.status != 204:
-            framing = b"Content-Length: %d\r\n" % head.length
-        elif bodiless:
-            framing = b""
-        elif self.head.minor == 1:
-            framing = _CHUNKED
-            self._chunks = True
-        else:
-            framing = b""
-            keep = False
-        self._keep = keep
+        framing = framing_of(head, self.head)
+        self._chunks = framing is CHUNKED
+        self._keep = keep = framing is not UNTIL_CLOSE and client.may_keep(self.head)
         connection = _CLOSE if not keep else b"" if self.head.minor == 1 else _KEEP_ALIVE_10
+        if head.upgrade is not None:
+            # Without it a 426 wouldn't say what to upgrade to (RFC 9110, section 15.5.22).
+            connection += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
         self.started = True
         self._response = head
-        raw = response_bytes(head, framing, connection, self._cold_start)
+        raw = response_bytes(head, framing or b"", connection, self._cold_start)
         if self._chunks:
             data = encode_chunk(data) + LAST_CHUNK if done else encode_chunk(data)
         if len(data) <= _ONE_WRITE:
@@ -297,8 +261,7 @@ class Forward:
     def shut(self) -> None:
         """The proxy closes; a response under way may end, if it ever does."""
         if self._response is not None and self._response.is_endless:
-            self._drop_upstream()
-            self._fail(Problem(503, "shutting_down", "the service is stopping", retry_after=1))
+            self._client.close()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,14 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 
 from flow_manager.proxy.fields import Pairs
 from flow_manager.proxy.parser import RequestHead
-from flow_manager.proxy.response_parser import ResponseHead
+from flow_manager.proxy.response_parser import BODILESS, ResponseHead
 from flow_manager.util.hosts import parse_authority
 
 # Hops that a trusted proxy in front may list; beyond that a header is noise.
 MAX_HOPS = 32
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+# No line tells it.
+UNTIL_CLOSE = None
 _FORWARDED_PORT = re.compile(rb"[0-9]{1,5}\Z")
 
 
@@ -120,6 +123,16 @@ def onward_fields(head: RequestHead, forwarded: bytes) -> bytes:
     parts.append(forwarded)
     parts.append(b"\r\n")
     return b"".join(parts)
+
+
+def framing_of(head: ResponseHead, asked: RequestHead) -> bytes | None:
+    """The line that tells the client where the response's body ends: `CHUNKED` where its length isn't known, `UNTIL_CLOSE` where
+    the client is too old for that (RFC 9112, section 6.3)."""
+    if head.length is not None and head.status != 204:
+        return b"Content-Length: %d\r\n" % head.length
+    if asked.method == b"HEAD" or head.status in BODILESS:
+        return b""
+    return CHUNKED if asked.minor == 1 else UNTIL_CLOSE
 
 
 def response_bytes(head: ResponseHead, framing: bytes, connection: bytes, cold_start: bool) -> bytes:

@@ -89,7 +89,7 @@ class Holding:
         return self.started
 
     def held_body(self) -> bytes:
-        return b"".join(self._client.pending)
+        return b"".join(self._client.body.waiting)
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         if self._gone():

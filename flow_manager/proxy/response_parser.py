@@ -21,6 +21,8 @@ from flow_manager.proxy.fields import (
 )
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\Z")
+# Of these statuses no response has a body, whatever its head says (RFC 9110, section 6.4.1).
+BODILESS = frozenset((204, 304))
 _EVENTS = re.compile(rb"content-type:[ \t]*text/event-stream", re.IGNORECASE)
 _SPECIAL = HOP | {b"x-flow-cold-start"}
 _KINDS = Kinds(_SPECIAL.__contains__)
@@ -32,7 +34,7 @@ class BadResponse(Exception):
 
 @dataclass(eq=False, slots=True)
 class ResponseHead:
-    """`kept` is what may go on; `length` None where there is none; `upgrade` in lower case, of a 101."""
+    """`kept` is what may go on; `length` None where there is none; `upgrade` in lower case: what a 101 switches to, or a 426 asks for."""
 
     status: int
     reason: bytes
@@ -116,5 +118,5 @@ def _response(status: int, reason: bytes, minor: int, lines: Lines) -> ResponseH
         keep_alive = keep_alive and b"close" not in names
         kept = without(kept, names)
     return ResponseHead(
-        status, reason, minor, kept, length, coding is not None, keep_alive, upgrade if status == 101 else None
+        status, reason, minor, kept, length, coding is not None, keep_alive, upgrade if status in (101, 426) else None
     )

@@ -10,14 +10,13 @@ from typing import Protocol, cast
 from flow_manager.proxy.chunked import BadChunk, ChunkedDecoder
 from flow_manager.proxy.fields import MAX_HEAD
 from flow_manager.proxy.last_head import LastResponse
-from flow_manager.proxy.response_parser import BadResponse, ResponseHead
+from flow_manager.proxy.response_parser import BODILESS, BadResponse, ResponseHead
 from flow_manager.proxy.watched import WatchedFlow
 
 # Bytes that may wait for a flow that doesn't read; then the client is read no more.
 WRITE_HIGH = 64 * 1024
 # Interim responses before the real one: a flow that sends them for ever would feed a client nothing for ever.
 MAX_INTERIM = 64
-_BODILESS = frozenset((204, 304))
 _HEAD, _NOTHING, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _TUNNEL = range(6)
 
 
@@ -198,7 +197,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if not head.keep_alive:
             self.reusable = False
-        if head.length == len(data) and not receiver.wants_no_body and head.status not in _BODILESS:
+        if head.length == len(data) and not receiver.wants_no_body and head.status not in BODILESS:
             # The whole body came with the head: most answers of an API.
             self._mode = _NOTHING
             receiver.on_response(head, data, True)
@@ -212,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_response(head, payload, done)
 
     def _expect(self, head: ResponseHead, no_body: bool) -> None:
-        if no_body or head.status in _BODILESS:
+        if no_body or head.status in BODILESS:
             self._mode = _NOTHING
         elif head.chunked:
             self._mode = _CHUNKED

@@ -73,7 +73,9 @@ class ClientWire(asyncio.BufferedProtocol):
 
     def may_keep(self, head: RequestHead) -> bool:
         """Whether another request may follow the response that begins now."""
-        return head.keep_alive and self._state == ANSWERING and not self._half_closed and not self.edge.closing
+        if self._half_closed and not self._buffer:
+            return False
+        return head.keep_alive and self._state == ANSWERING and not self.edge.closing
 
     def finished(self, keep: bool) -> None:
         """The response is complete."""

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from aiohttp import ClientSession, TCPConnector, WSMsgType, web
 
-from flow_manager.proxy import downstream, forward
+from flow_manager.proxy import downstream, reach
 from flow_manager.proxy.server import CLOSE_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
@@ -571,7 +571,7 @@ async def test_a_connection_of_an_earlier_start_is_not_used(proxies: Any, serve:
 async def test_a_flow_that_refuses_and_stays_ready_is_a_bad_gateway(
     proxies: Any, serve: Any, flow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(reach, "PATIENCE_SECONDS", 0.1)
     proxy = await proxies(flow(("127.0.0.1", 1)))
     answer = await proxy.exchange(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nConnection: close\r\n" + HOST + b"\r\nabc")
     assert answer.startswith(b"HTTP/1.1 502 ")
@@ -769,7 +769,7 @@ async def test_a_held_request_is_forwarded_whole_and_says_that_it_waited(proxies
     await until(lambda: proxy.flow.wakes == 1)
     await asyncio.sleep(0.2)
     (connection,) = proxy.server._edge.connections
-    assert 0 < connection.pending_size <= 64 * 1024
+    assert 0 < connection.body.size <= 64 * 1024
     may_wake.set()
     head = await head_of(reader)
     assert head.startswith(b"HTTP/1.1 200") and b"X-Flow-Cold-Start: true\r\n" in head
@@ -916,6 +916,6 @@ async def test_a_stream_of_events_does_not_delay_the_end(proxies: Any, serve: An
     loop = asyncio.get_running_loop()
     began = loop.time()
     await proxy.server.close()
-    assert loop.time() - began < CLOSE_SECONDS / 2
+    assert loop.time() - began < 1.5
     assert proxy.flow.held == []
     writer.close()
