@@ -29,11 +29,14 @@ _log = logging.getLogger(__name__)
 HELLO_WITHIN = 5.0
 # A hello has some 150 bytes.
 HELLO_BYTES = 4096
-# Visitors who have not said who they are, and of them those from one address: many flows may come from one host at once.
+# Visitors who have not said who they are (20 KB each), and of them those from one address: many flows may come back from
+# one host at once, and who is sent away comes again seconds later.
 VISITORS = 256
-VISITORS_OF_ONE = 64
-# A handshake costs about a millisecond: a fifth of the loop's time at most is theirs.
+VISITORS_OF_ONE = 128
+# A handshake costs about a millisecond: a fifth of the loop's time at most is theirs, and no more than some 20 ms at once. The
+# rest waits in the kernel's backlog.
 CONNECTS_A_SECOND = 200.0
+CONNECTS_AT_ONCE = 20.0
 BACKLOG = 512
 # A peer whose machine went away without a word is noticed after half a minute: the kernel asks, and no flow has to answer.
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 15, 5, 3
@@ -65,7 +68,7 @@ class Door:
         self._visitors: set[Visitor] = set()
         self._of_one: Counter[str] = Counter()
         self._coming: set[asyncio.Task[Any]] = set()
-        bucket = TokenBucket(CONNECTS_A_SECOND, monotonic)
+        bucket = TokenBucket(CONNECTS_A_SECOND, monotonic, burst=CONNECTS_AT_ONCE)
         self._acceptor = Acceptor(listening, "the channel's TLS port", self._accepted, bucket, loop)
 
     def open(self) -> None:
