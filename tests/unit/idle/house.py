@@ -67,6 +67,7 @@ class FakeProber:
     dead: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     probed: list[str] = field(default_factory=list)
+    upstream: Candidate = UPSTREAM
 
     def __post_init__(self) -> None:
         self.held.set()
@@ -88,7 +89,7 @@ class FakeProber:
             raise NotReady("TCP port 8000", "refused", reason="exited")
         if target.flow_id in self.failing:
             raise self.failing[target.flow_id]
-        return UPSTREAM
+        return self.upstream
 
     async def alive(self, target: ProbeTarget) -> bool:
         self.probed.append(target.flow_id)
