@@ -27,7 +27,7 @@ from flow_manager.util.backoff import exponential
 KIND = "proxmox"
 # Threads, and connections, of one server: its proxy has 3 workers, and beyond 8 nothing gets quicker (75 reads a second).
 THREADS = 8
-READ_TRIES = 4
+TRIES = 4
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
 # A shutdown has eight seconds in all by default; what hangs longer ends with its own time limit.
 CLOSE_SECONDS = 2.0
@@ -64,15 +64,22 @@ class PveClient:
 
     async def get(self, path: str, *, within: float = READ_SECONDS, **params: Any) -> Any:
         """A read, repeated while only the way there fails, at most `within` seconds in all."""
+        return await self._repeated("get", path, params, within)
+
+    async def put(self, path: str, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
+        """Writing the same once more changes nothing more, so this is repeated like a read."""
+        return await self._repeated("put", path, data, within)
+
+    async def _repeated(self, verb: str, path: str, values: dict[str, Any], within: float) -> Any:
         waits = exponential(FIRST_WAIT, maximum=LONGEST_WAIT)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
-        for attempt in range(1, READ_TRIES + 1):
+        for attempt in range(1, TRIES + 1):
             try:
-                return await self._call("get", path, params, deadline - loop.time())
+                return await self._call(verb, path, values, deadline - loop.time())
             except CallFailed as failed:
                 wait = next(waits)
-                if not failed.passing or attempt == READ_TRIES or loop.time() + wait >= deadline:
+                if not failed.passing or attempt == TRIES or loop.time() + wait >= deadline:
                     raise
                 await asyncio.sleep(wait)
         raise AssertionError("unreachable")
@@ -80,9 +87,6 @@ class PveClient:
     async def post(self, path: str, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
         """Once, never repeated here. A cancelled caller does not stop it."""
         return await self._call("post", path, data, within)
-
-    async def put(self, path: str, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
-        return await self._call("put", path, data, within)
 
     async def delete(self, path: str, *, within: float = WRITE_SECONDS, **params: Any) -> Any:
         return await self._call("delete", path, params, within)

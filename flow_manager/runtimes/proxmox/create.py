@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from flow_manager.contract.proxmox import ProxmoxOptions
@@ -18,7 +19,7 @@ from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.inventory import Inventory
 from flow_manager.runtimes.proxmox.known import Known
 from flow_manager.runtimes.proxmox.nodes import Nodes
-from flow_manager.runtimes.proxmox.orders import CLOCK_SLACK
+from flow_manager.runtimes.proxmox.orders import CLOCK_SLACK, Orders
 from flow_manager.runtimes.proxmox.resources import Row, text, whole
 from flow_manager.runtimes.proxmox.sources import Sources
 from flow_manager.runtimes.proxmox.tasks import Tasks
@@ -40,13 +41,12 @@ class Creator:
         inventory: Inventory,
         nodes: Nodes,
         tasks: Tasks,
+        orders: Orders,
         ending: Ending,
         settings: RuntimeSettings,
-        *,
-        timeout: float,
     ) -> None:
         self._client, self._inventory, self._nodes = client, inventory, nodes
-        self._tasks, self._ending, self._settings, self._timeout = tasks, ending, settings, timeout
+        self._tasks, self._ending, self._settings, self._orders = tasks, ending, settings, orders
         self._sources = Sources(client)
         self._numbering = asyncio.Lock()
         self._taken: set[int] = set()
@@ -179,8 +179,12 @@ class Creator:
                 await self._undo(vmid, path, attempt)
             raise translate(failed, subject) from None
         try:
-            await self._tasks.finish(upid, subject, within=self._timeout)
+            await self._tasks.finish(upid, subject, within=self._orders.timeout)
             return await self._complete(spec, vmid, node, path, original)
+        except FlowManagerError as error:
+            if (left := await self._undo(vmid, path, attempt)) is not None:
+                error.details["left"] = left
+            raise
         except BaseException:
             await self._undo(vmid, path, attempt)
             raise
@@ -216,7 +220,7 @@ class Creator:
                 changes |= {"tags": TAG, "net0": parameters.cloned_net(text(config.get("net0")), original)}
                 changes |= parameters.limits(spec)
             if changes:
-                await self._client.put(f"{path}/config", **changes)
+                await self._orders.patiently(partial(self._write, path, changes, spec.id))
                 config = await self._client.get(f"{path}/config", current=1)
         known = self._inventory.take(Row(vmid, node, "stopped", tags=frozenset({TAG})), config)
         known = known or self._inventory.by_vmid(vmid)
@@ -225,20 +229,29 @@ class Creator:
             raise RuntimeUnavailable(reason, kind=KIND, reason=reason)
         return known
 
-    async def _undo(self, vmid: int, path: str, attempt: str) -> None:
-        """Destroy it, if it is the one of this attempt: a number may be somebody else's by now."""
+    async def _write(self, path: str, changes: dict[str, Any], flow_id: str) -> None:
+        with translated(Subject(flow_id, operation="create")):
+            await self._client.put(f"{path}/config", **changes)
+
+    async def _undo(self, vmid: int, path: str, attempt: str) -> str | None:
+        """Destroy it, if it is the one of this attempt: a number may be somebody else's by now. What is left, in words."""
         task = self._spawn(self._undo_now(vmid, path, attempt), "undo-create")
         await asyncio.wait([task], timeout=UNDO_SECONDS)
+        return task.result() if task.done() and not task.cancelled() else None
 
-    async def _undo_now(self, vmid: int, path: str, attempt: str) -> None:
+    async def _undo_now(self, vmid: int, path: str, attempt: str) -> str | None:
         try:
             config = await self._client.get(f"{path}/config", current=1)
+            if config.get("lock") == "create" and "description" not in config:
+                # Its worker was killed. Nothing in the API clears that lock, and it says of nobody whose it is.
+                return f"the container {vmid} is left, locked (create): on its node, `pct unlock {vmid}` and `pct destroy {vmid}`"
             if read_description(text(config.get("description"))).get(parameters.LABEL_ATTEMPT) == attempt:
                 await self._ending.destroy(vmid, path)
         except (CallFailed, FlowManagerError):
-            return
+            return None
         if (known := self._inventory.by_vmid(vmid)) is not None:
             self._inventory.forget(known)
+        return None
 
     async def _free_number(self) -> int:
         """`nextid` reserves nothing, and creates that run at a time are told the same: what was told is kept in mind."""

@@ -101,7 +101,7 @@ class Feed:
         inventory = self._inventory
         before = dict(inventory.known)
         rows = await inventory.read_rows()
-        await self._missing([known for known in before.values() if known.vmid not in rows])
+        await self.missing([known for known in before.values() if known.vmid not in rows])
         for known in await inventory.meet(rows.values()):
             if known.flow_id not in before and not known.acting:
                 self.tell("created", known)
@@ -172,8 +172,11 @@ class Feed:
             return None
         return "stop" if any(task.started for task in found) else "exit"
 
-    async def _missing(self, gone: list[Known]) -> None:
-        """Gone from the list: removed, or the right to see it was. That must not pass for a removal of everything."""
+    async def missing(self, gone: list[Known]) -> None:
+        """Gone from the list: removed, or the right to see it was. That must not pass for a removal of everything.
+
+        :raises RuntimeUnavailable: nothing can be seen any more.
+        """
         for known in gone:
             if known.acting or known.removed:
                 continue

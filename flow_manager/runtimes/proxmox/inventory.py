@@ -78,7 +78,8 @@ class Inventory:
     def _worth_reading(self, one: Row, now: float, fresh: bool) -> bool:
         known = self._by_vmid.get(one.vmid)
         if known is not None:
-            return fresh and now - known.read_at > FRESH_SECONDS
+            untagged = known.identity.adopted and not self._claims.names(one.vmid) and TAG not in one.tags
+            return untagged or (fresh and now - known.read_at > FRESH_SECONDS)
         if one.template or (TAG not in one.tags and not self._claims.names(one.vmid)):
             return False
         passed = self._passed_over.get(one.vmid)

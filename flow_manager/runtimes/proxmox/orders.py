@@ -37,6 +37,7 @@ class Orders:
     def __init__(self, client: PveClient, inventory: Inventory, tasks: Tasks, *, timeout: float) -> None:
         self._client, self._inventory, self._tasks = client, inventory, tasks
         self.timeout = timeout
+        self.lock_seconds = LOCK_SECONDS
 
     @asynccontextmanager
     async def turn(self, known: Known, operation: str) -> AsyncIterator[None]:
@@ -103,10 +104,10 @@ class Orders:
         if upid is not None:
             await self._tasks.finish(upid, subject, within=self.timeout)
 
-    async def patiently(self, act: Callable[[], Awaitable[T]], *, within: float = LOCK_SECONDS) -> T:
+    async def patiently(self, act: Callable[[], Awaitable[T]], *, within: float | None = None) -> T:
         """`act` again while the container is locked (a backup, an action of somebody else's). :raises Conflict: named."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + within
+        deadline = loop.time() + (self.lock_seconds if within is None else within)
         waits = exponential(0.3, maximum=3.0)
         while True:
             try:

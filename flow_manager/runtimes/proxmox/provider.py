@@ -80,9 +80,7 @@ class ProxmoxProvider(NothingInside):
         orders = Orders(self.client, self._inventory, tasks, timeout=limits.operation_timeout)
         self._ending = Ending(self.client, self._inventory, orders, tasks, self._claims)
         self._starter = Starter(self._inventory, orders, tasks, self._claims)
-        self._creator = Creator(
-            self.client, self._inventory, self.nodes, tasks, self._ending, settings, timeout=limits.operation_timeout
-        )
+        self._creator = Creator(self.client, self._inventory, self.nodes, tasks, orders, self._ending, settings)
         self._hub = EventHub()
         self._feed = Feed(self._inventory, self.nodes, tasks, self._hub, interval=interval or settings.interval)
         self._closed = False
@@ -207,6 +205,7 @@ class ProxmoxProvider(NothingInside):
         """The whole cluster, the configs of all that may be ours, and the live list of each node that holds one."""
         await self.nodes.begin()
         rows = await self._inventory.read_rows()
+        await self._feed.missing([known for known in self._inventory.known.values() if known.vmid not in rows])
         await self._inventory.meet(rows.values(), fresh=True)
         there = [known for known in self._inventory.known.values() if known.vmid in rows]
         for node in sorted({rows[known.vmid].node for known in there}):

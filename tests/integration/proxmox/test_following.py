@@ -1,0 +1,193 @@
+"""Following all containers by one call for the whole cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flow_manager import errors
+from flow_manager.runtimes.proxmox.description import write_description
+from flow_manager.settings.models import RuntimeSettings
+from flow_manager.util.ids import lxc_flow_id
+from tests.contract.harness import Events, until
+from tests.integration.proxmox.conftest import INTERVAL, NARROW, Lab, make_spec
+
+AT_MOST_A_MINUTE = 20
+
+
+@pytest.mark.parametrize("containers", [1, 1000])
+async def test_containers_at_rest_cost_one_call_a_look_however_many_they_are(lab: Lab, containers: int) -> None:
+    for number in range(containers):
+        lab.pve.add_container(("pve1", "pve2")[number % 2], running=number % 3 == 0, tags="flow-manager")
+    runtime = await lab.open()
+    assert len(await runtime.list()) == containers
+    await until(_settled(lab), "all were read once", patience=50)
+    before = len(lab.pve.requests)
+    looks = 5
+    await asyncio.sleep(looks * INTERVAL * 3)
+    calls = [each.endpoint or each.path for each in lab.pve.requests[before:]]
+    assert calls
+    assert set(calls) == {"GET /cluster/resources"}
+    # A look every `interval` seconds, and nothing else.
+    assert 60 / RuntimeSettings().interval <= AT_MOST_A_MINUTE
+
+
+def _settled(lab: Lab) -> Callable[[], Any]:
+    async def settled() -> bool:
+        before = lab.pve.calls()
+        await asyncio.sleep(3 * INTERVAL)
+        after = lab.pve.calls()
+        return all(after[key] == before[key] for key in after if key != "GET /cluster/resources")
+
+    return settled
+
+
+async def test_a_thousand_that_start_together_are_looked_up_by_node(lab: Lab) -> None:
+    vmids = [lab.pve.add_container("pve1", tags="flow-manager") for _ in range(200)]
+    runtime = await lab.open()
+    assert len(await runtime.list()) == len(vmids)
+    before = lab.pve.calls()
+    async with Events(runtime) as events:
+        for vmid in vmids:
+            await lab.pve.containers[vmid].start_outside()
+        await until(_all_told(events, "started", len(vmids)), "all starts are told")
+    asked = lab.pve.calls() - before
+    assert asked["GET /nodes/{node}/lxc/{vmid}/status/current"] <= 20
+    assert asked["GET /nodes/{node}/lxc"] >= 1
+
+
+def _all_told(events: Events, type: str, count: int) -> Callable[[], Any]:
+    async def told() -> bool:
+        return len({event.id for event in events.seen if event.type == type}) == count
+
+    return told
+
+
+async def test_a_start_and_an_end_outside_are_told_once(lab: Lab) -> None:
+    runtime = await lab.open(lab.settings(NARROW))
+    vmid = lab.pve.add_container(tags="flow-manager")
+    id = lxc_flow_id("lab", vmid)
+    async with Events(runtime) as events:
+        await events.wait_for("created", id)
+        await lab.pve.containers[vmid].start_outside()
+        await events.wait_for("started", id)
+        await events.wait_for("health", id)  # its address is known
+        assert (await runtime.glance())[0].addresses
+        await lab.pve.containers[vmid].stop_outside()
+        await events.wait_for("died", id)
+        await asyncio.sleep(0.5)
+        assert events.of(id) == ["created", "started", "health", "died"]
+
+
+async def test_who_ended_it_is_seen_among_the_tasks(lab: Lab) -> None:
+    settings = lab.settings()
+    runtime = await lab.open(settings)
+    ended, crashed = (lab.pve.add_container(tags="flow-manager", running=True) for _ in range(2))
+    assert len(await runtime.list()) == 2
+    other = await lab.open(settings, instance="somebody-else")
+    assert len(await other.list()) == 2
+    async with Events(runtime) as events:
+        await other.stop(lxc_flow_id("lab", ended), timeout=5)
+        assert (await events.wait_for("died", lxc_flow_id("lab", ended))).cause == "stop"
+        await lab.pve.containers[crashed].stop_outside()
+        assert (await events.wait_for("died", lxc_flow_id("lab", crashed))).cause == "exit"
+
+
+async def test_a_move_to_another_node_is_followed(lab: Lab) -> None:
+    runtime = await lab.open(interval=60)
+    vmid = lab.pve.add_container("pve1", tags="flow-manager")
+    id = lxc_flow_id("lab", vmid)
+    assert (await runtime.start(id)).state == "running"
+    await lab.pve.containers[vmid].migrate("pve2")
+    # Nobody has told of it yet: the verb itself finds out.
+    assert (await runtime.stop(id, timeout=5)).state == "stopped"
+    await lab.pve.containers[vmid].migrate("pve1")
+    assert (await runtime.start(id)).state == "running"
+
+
+async def test_what_was_removed_outside_is_told(lab: Lab) -> None:
+    runtime = await lab.open(lab.settings(NARROW))
+    vmids = [lab.pve.add_container(tags="flow-manager") for _ in range(2)]
+    assert len(await runtime.list()) == 2
+    async with Events(runtime) as events:
+        await lab.pve.containers[vmids[0]].remove_outside()
+        await events.wait_for("removed", lxc_flow_id("lab", vmids[0]))
+        assert [flow.runtime_id for flow in await runtime.glance()] == [str(vmids[1])]
+
+
+async def test_rights_that_were_taken_away_do_not_pass_for_a_removal_of_everything(lab: Lab) -> None:
+    runtime = await lab.open()
+    vmid = lab.pve.add_container(tags="flow-manager", running=True)
+    assert len(await runtime.list()) == 1
+    async with Events(runtime) as events:
+        lab.pve.faults.remove_right(lab.token_id, "VM.Audit")
+        unavailable = await events.wait_for("unavailable")
+        assert "VM.Audit" in (unavailable.reason or "")
+        assert events.of(lxc_flow_id("lab", vmid)) in ([], ["health"])
+        with pytest.raises(errors.RuntimeUnavailable):
+            await runtime.list()
+        with pytest.raises(errors.RuntimeUnavailable):
+            await runtime.glance()
+
+
+async def test_a_server_that_goes_and_comes_back_is_told_of_with_a_resync(lab: Lab) -> None:
+    runtime = await lab.open()
+    async with Events(runtime) as events:
+        await runtime.list()
+        lab.pve.faults.down()
+        await events.wait_for("unavailable")
+        with pytest.raises(errors.RuntimeUnavailable):
+            await runtime.list()
+        lab.pve.faults.up()
+        await events.wait_for("available")
+        assert [event.type for event in events.seen].count("resync") == 2
+
+
+async def test_a_tag_that_comes_and_goes_is_followed(lab: Lab) -> None:
+    runtime = await lab.open()
+    vmid = lab.pve.add_container()
+    id = lxc_flow_id("lab", vmid)
+    async with Events(runtime) as events:
+        lab.pve.containers[vmid].config["tags"] = "flow-manager;x"
+        await events.wait_for("created", id)
+        lab.pve.containers[vmid].config["tags"] = "x"
+        await events.wait_for("removed", id)
+
+
+async def test_only_what_is_meant_for_this_manager_is_adopted(lab: Lab) -> None:
+    lab.pve.add_container(tags="flow-manager", description="flow-manager:\ninstance=another\nflow-manager:")
+    lab.pve.add_container(tags="flow-manager", description="flow-manager:\nenable=false\nflow-manager:")
+    lab.pve.add_container(tags="flow-manager", template=True)
+    # A clone of a flow has the flow's lines, and must not pass for it.
+    lines = {"flow-manager.id": "aaaabbbbcccc", "flow-manager.instance": "test-instance", "flow-manager.vmid": "9000"}
+    lab.pve.add_container(tags="flow-manager", description=write_description(lines))
+    mine = lab.pve.add_container(tags="flow-manager", description="flow-manager:\ninstance=test-instance\n")
+    runtime = await lab.open()
+    assert [flow.runtime_id for flow in await runtime.list()] == [str(mine)]
+
+
+async def test_an_address_that_comes_late_is_told_of(lab: Lab) -> None:
+    runtime = await lab.open()
+    vmid = lab.pve.add_container()
+    id = await lab.adopted(runtime, vmid)
+    lab.pve.faults.answer(500, "no network yet", path="*/interfaces", times=2)
+    async with Events(runtime) as events:
+        assert (await runtime.start(id)).addresses == ()
+        await events.wait_for("health", id)
+        assert (await runtime.inspect(id)).addresses
+
+
+async def test_one_who_is_another_managers_cannot_be_taken_on(lab: Lab) -> None:
+    vmid = lab.pve.add_container(description="flow-manager:\ninstance=another\nflow-manager:")
+    runtime = await lab.open()
+    with pytest.raises(errors.NotAllowed):
+        await runtime.create(make_spec(proxmox={"vmid": vmid}))
+    made = await runtime.create(make_spec())
+    with pytest.raises(errors.NameConflict):
+        await runtime.create(make_spec(proxmox={"vmid": int(made.runtime_id or 0)}))
+    template = lab.pve.add_container(template=True)
+    with pytest.raises(errors.InvalidRequest):
+        await runtime.create(make_spec(proxmox={"vmid": template}))
