@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from flow_manager.contract.models import ResourceUsage
@@ -12,6 +12,7 @@ from flow_manager.errors import (
     InvalidRequest,
     NameConflict,
     NotAllowed,
+    RuntimeUnavailable,
     Unsupported,
 )
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
@@ -106,7 +107,10 @@ class ProxmoxProvider(NothingInside):
     async def ping(self, timeout: float = 5.0) -> None:
         """Also says whether the login is still good. :raises RuntimeUnavailable:"""
         with translated():
-            await self.client.get("version", within=timeout)
+            told = await self.client.get("version", within=timeout)
+        if not isinstance(told, Mapping) or "version" not in told:
+            reason = "what answers is no Proxmox VE server"
+            raise RuntimeUnavailable(reason, kind=KIND, reason=reason)
 
     @property
     def available_node_names(self) -> tuple[str, ...]:

@@ -1,0 +1,190 @@
+"""Connecting: tokens, users, certificates, and what proxmoxer and requests do by themselves."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from flow_manager import errors
+from flow_manager.runtimes.proxmox.failure import CallFailed
+from flow_manager.runtimes.proxmox.transport import session_of
+from tests.integration.proxmox.conftest import NARROW, Lab
+from tests.pve import certificate
+
+
+async def test_a_user_with_a_password_may_log_in_too(lab: Lab) -> None:
+    name, password = lab.pve.user()
+    lab.pve.grant(name, NARROW)
+    runtime = await lab.open(lab.settings(user="flow", realm="pve", password=password))
+    id = await lab.adopted(runtime, lab.pve.add_container())
+    assert (await runtime.start(id)).state == "running"  # a ticket, with its CSRF token
+    logins = lab.pve.calls()["POST /access/ticket"]
+    assert logins == 1
+    # The server forgets it: it is fetched anew, and nobody notices.
+    lab.pve.cluster.tickets.__init__(b"another key" * 3, lab.pve.cluster.clock, 7200.0)  # type: ignore[misc]
+    assert (await runtime.stop(id, timeout=5)).state == "stopped"
+    assert lab.pve.calls()["POST /access/ticket"] > logins
+
+
+async def test_a_wrong_password_is_said(lab: Lab) -> None:
+    name, _ = lab.pve.user()
+    runtime = await lab.open(lab.settings(user=name, password="wrong-wrong"))
+    with pytest.raises(errors.RuntimeUnavailable) as caught:
+        await runtime.ping()
+    assert "login" in caught.value.message
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused(lab: Lab) -> None:
+    runtime = await lab.open(lab.settings(ca_file=None))
+    with pytest.raises(errors.RuntimeUnavailable) as caught:
+        await runtime.ping()
+    assert "certificate" in caught.value.message
+
+
+async def test_without_the_check_nobody_is_warned_again_and_again(lab: Lab) -> None:
+    with warnings.catch_warnings():
+        runtime = await lab.open(lab.settings(ca_file=None, verify_tls=False))
+        await runtime.ping()
+
+
+async def test_no_route_is_answered_in_time(lab: Lab) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        runtime = await lab.open(lab.settings(url=f"https://127.0.0.1:{nobody.getsockname()[1]}"))
+        with pytest.raises(errors.RuntimeUnavailable) as caught:
+            await runtime.ping()
+        assert "no connection" in caught.value.message
+
+
+async def test_a_server_that_hangs_is_answered_in_time(lab: Lab) -> None:
+    runtime = await lab.open()
+    await runtime.ping()
+    lab.pve.faults.slow(3, path="/version", times=1)
+    with pytest.raises(errors.RuntimeUnavailable):
+        await runtime.ping(timeout=0.3)
+
+
+async def test_the_environment_of_the_manager_is_not_believed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
+    runtime = await lab.open()
+    await runtime.ping()
+    name, password = lab.pve.user()
+    by_password = await lab.open(lab.settings(user=name, password=password), instance="second")
+    await by_password.ping()
+
+
+async def test_passwords_do_not_reach_a_log(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    runtime = await lab.open()
+    for name in ("proxmoxer.core", "proxmoxer.backends.https"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    await runtime.client.post("nodes/pve1/lxc/100/status/start", within=5)
+    assert "proxmoxer" not in {record.name.partition(".")[0] for record in caplog.records}
+    assert lab.token_id not in caplog.text
+
+
+async def test_connections_are_kept_and_no_more_than_there_are_threads(lab: Lab) -> None:
+    import asyncio
+
+    runtime = await lab.open(interval=60)
+    await asyncio.gather(*(runtime.client.get("version") for _ in range(64)))
+    adapter: Any = session_of(runtime.client._api).get_adapter("https://")
+    [pool] = [adapter.poolmanager.pools[key] for key in adapter.poolmanager.pools.keys()]  # noqa: SIM118
+    assert pool.num_connections <= 8 + 2  # a server closes each after a hundred requests
+
+
+@pytest.mark.parametrize("answer", ["redirect", "html", "other-json", "huge"])
+async def test_what_is_no_such_server_is_not_believed(lab: Lab, tmp_path: Path, answer: str) -> None:
+    async def handle(_request: web.Request) -> web.Response:
+        if answer == "redirect":
+            return web.Response(status=302, headers={"Location": "https://127.0.0.1:1/api2/json/version"})
+        if answer == "other-json":
+            return web.json_response({"data": {"hello": 1}})
+        return web.Response(text="<html>" * (1 if answer == "html" else 1000), content_type="text/html")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    context, ca_file = certificate.make(tmp_path)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        url = f"https://127.0.0.1:{runner.addresses[0][1]}/api2/json"
+        runtime = await lab.open(lab.settings(url=url, ca_file=ca_file))
+        with pytest.raises(errors.RuntimeUnavailable) as caught:
+            await runtime.ping()
+        assert "Proxmox VE" in caught.value.message
+        await runtime.close()
+    finally:
+        await runner.cleanup()
+
+
+async def test_no_thread_is_left_by_a_closed_runtime(lab: Lab) -> None:
+    runtime = await lab.open()
+    await runtime.ping()
+    await runtime.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pve-")]
+    with pytest.raises(errors.RuntimeUnavailable):
+        await runtime.ping()
+
+
+async def test_a_token_that_is_revoked_in_mid_operation_ends_it_with_an_answer(
+    make_lab: Callable[..., Any],
+) -> None:
+    import asyncio
+
+    lab: Lab = await make_lab(task_time=0.5)
+    runtime = await lab.open(interval=60)
+    id = await lab.adopted(runtime, lab.pve.add_container())
+    starting = asyncio.create_task(runtime.start(id))
+    await asyncio.sleep(0.3)
+    lab.pve.faults.revoke(lab.token_id)
+    with pytest.raises(errors.RuntimeUnavailable):
+        await asyncio.wait_for(starting, 10)
+
+
+def test_without_requests_the_process_lives_on() -> None:
+    """proxmoxer would end it (`sys.exit`) when its backend is imported."""
+    code = (
+        "import sys; sys.modules['requests'] = None\n"
+        "try:\n    import flow_manager.runtimes.proxmox.provider\n"
+        "except ImportError:\n    print('told')\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=50)
+    assert (done.returncode, done.stdout.strip()) == (0, "told")
+
+
+def test_warnings_of_others_are_left_as_they_were() -> None:
+    code = (
+        "import warnings, urllib3\n"
+        "from flow_manager.runtimes.proxmox.transport import Address, Login, make_api\n"
+        "before = list(warnings.filters)\n"
+        "make_api(Address('h', 1, None), Login('a@pve!t', 's'), verify=True, connect=1, connections=1)\n"
+        "assert warnings.filters == before\n"
+        "make_api(Address('h', 1, None), Login('a@pve!t', 's'), verify=False, connect=1, connections=1)\n"
+        "assert warnings.filters != before\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=50)
+
+
+def test_a_failure_never_shows_the_secret() -> None:
+    from flow_manager.runtimes.proxmox.transport import Login
+    from flow_manager.settings.models import RuntimeSettings
+
+    assert "s3cret" not in repr(Login("a@pve!t", "s3cret", password="s3cret"))
+    assert "s3cret" not in repr(RuntimeSettings(token_id="a@pve!t", secret="s3cret", password="s3cret"))
+    assert not CallFailed(500, "x").passing
