@@ -22,6 +22,7 @@ from flow_manager.containers.leave import leave
 from flow_manager.containers.manager import ContainerManager
 from flow_manager.containers.outbox import Outbox
 from flow_manager.containers.policy import Policy
+from flow_manager.containers.readings import Readings
 from flow_manager.containers.repeats import Repeats
 from flow_manager.containers.table import FlowTable
 from flow_manager.containers.terminals import Terminals
@@ -183,6 +184,10 @@ class Service:
         end_outbox = _once(outbox.close)
         self._undo.append(end_outbox)
 
+        readings = Readings(core)
+        end_readings = _once(readings.close)
+        self._undo.append(end_readings)
+
         def describe(principal: Principal) -> dict[str, Any]:
             return self._hello(principal, stream.stream)
 
@@ -196,6 +201,7 @@ class Service:
             clock=clock,
             waker=registry,
             terminals=terminals,
+            reader=readings,
         )
         stream.listen(gateway.publish_activity)
         manager.on_status(gateway.publish_status)
@@ -214,6 +220,7 @@ class Service:
         tcp = TcpRoutes(settings, registry, log)
         # The end goes from the last line to the first: nothing comes in any more, nothing wakes, what is under way ends,
         # clients are told, the door closes.
+        self._undo.append(end_readings)
         self._undo.append(gateway.close)
         self._undo.append(end_terminals)
         self._undo.append(lambda: manager.close(self._drain_time()))

@@ -26,6 +26,8 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 # `scheme://user:password@host`, in running text too; the password may hold "@" only where no "/" comes before the last.
 _URL_PASSWORD = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)(?P<password>[^\s/?#]+)(?=@)")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Three characters, and one is left out: of every six in a row that are somewhere in a text, three are found together.
+_EVERY_FOURTH = re.compile("(...).?", re.DOTALL)
 
 _SECRET_WORDS = frozenset(
     [
@@ -113,6 +115,9 @@ class Masker:
         self._uses: Counter[str] = Counter()
         # The first characters of each known form → the forms that begin so, longest first.
         self._forms: dict[str, tuple[str, ...]] = {}
+        # The four groups of three characters in each of those heads, and how many heads have them: a text without any of
+        # them holds no known value. Ten times faster than looking at each character, and most lines of a log have none.
+        self._hints: Counter[str] = Counter()
 
     def add_secret(self, value: str) -> None:
         """From now on masked wherever it stands. Values under six characters are not looked for."""
@@ -121,6 +126,8 @@ class Masker:
             for form in _forms_of(value):
                 self._uses[form] += 1
                 head = form[:MIN_SECRET_LENGTH]
+                if head not in self._forms:
+                    self._hints.update(_hints_of(head))
                 self._forms[head] = tuple(sorted({*self._forms.get(head, ()), form}, key=len, reverse=True))
 
     def remove_secret(self, value: str) -> None:
@@ -141,6 +148,10 @@ class Masker:
                 self._forms[head] = left
             else:
                 del self._forms[head]
+                for hint in _hints_of(head):
+                    self._hints[hint] -= 1
+                    if not self._hints[hint]:
+                        del self._hints[hint]
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
         """Know the secrets among a flow's variables, until `remove_environment`."""
@@ -198,6 +209,8 @@ class Masker:
         forms = self._forms
         if not forms or len(text) < MIN_SECRET_LENGTH:
             return text
+        if self._hints.keys().isdisjoint(_EVERY_FOURTH.findall(text)):
+            return text
         pieces: list[str] = []
         kept = position = 0
         last = len(text) - MIN_SECRET_LENGTH
@@ -220,8 +233,14 @@ class Masker:
         return "".join(pieces)
 
 
+def _hints_of(head: str) -> list[str]:
+    return [head[place : place + 3] for place in range(MIN_SECRET_LENGTH - 2)]
+
+
 def _forms_of(value: str) -> set[str]:
-    """As it may turn up: itself, inside JSON text, out of a URL; without the newline that files end with."""
+    """As it may turn up: itself, line by line (a key of several lines in a log), inside JSON text, out of a URL; without the
+    newline that files end with."""
     plain = value.strip()
-    forms = {plain, json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1], unquote(plain)}
+    lines = [line.strip() for line in plain.splitlines()]
+    forms = {plain, *lines, json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1], unquote(plain)}
     return {form for form in forms if len(form) >= MIN_SECRET_LENGTH}

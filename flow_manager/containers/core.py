@@ -20,10 +20,10 @@ from flow_manager.containers.execs import Execs
 from flow_manager.containers.locks import FlowLocks
 from flow_manager.containers.observer import FlowObserver, NoObserver
 from flow_manager.containers.policy import Policy
-from flow_manager.containers.status import flow_state_of, info_of, status_of
+from flow_manager.containers.status import flow_state_of, info_of, status_of, usage_without_figures
 from flow_manager.containers.table import FlowTable
 from flow_manager.containers.use import Uses
-from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, IdlePolicy
+from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, IdlePolicy, ResourceUsage
 from flow_manager.contract.principal import Principal
 from flow_manager.errors import ContainerNotFound, FlowManagerError, InvalidRequest, ShuttingDown
 from flow_manager.observability.system_log import SystemLogger
@@ -67,6 +67,10 @@ class Core:
     # Creates that could not be undone because the runtime was away; tried again when it is back.
     unfinished: dict[str, FlowEntry] = field(default_factory=dict)
     status_listeners: list[StatusListener] = field(default_factory=list)
+    # What was measured last of a flow; from memory. Set by the meter.
+    usage_of: Callable[[FlowEntry], ResourceUsage] = usage_without_figures
+    # Told of each flow that is gone for good.
+    forget_listeners: list[Callable[[FlowEntry], None]] = field(default_factory=list)
     # Set by the reconciler: look at a flow again after an operation during which events came.
     look_again: Callable[[FlowEntry], None] = lambda _entry: None
     observer: FlowObserver = field(default_factory=NoObserver)
@@ -118,6 +122,7 @@ class Core:
             flow_state=self.observer.flow_state(entry) or flow_state_of(entry),
             connected=self.channel.is_socket_connected(entry.id),
             last_communication=self.channel.last_communication(entry.id),
+            usage=self.usage_of(entry),
         )
 
     def tell(self, entry: FlowEntry) -> None:
@@ -150,7 +155,7 @@ class Core:
         if entry is None:
             return []
         try:
-            return [self.masker.mask_text(line) for line in await entry.runtime.logs(entry.id, tail=LAST_LINES)]
+            return [self.masker.mask_text(line.text) for line in await entry.runtime.logs(entry.id, tail=LAST_LINES)]
         except FlowManagerError:
             return []
 
@@ -210,6 +215,8 @@ class Core:
         if self.terminals is not None:
             self.terminals.flow_gone(entry.id)
         self._told.pop(entry.id, None)
+        for listener in self.forget_listeners:
+            listener(entry)
         # Masked a while longer: the lines that tell of the end may still hold its secrets.
         loop = asyncio.get_running_loop()
         for secrets in (dict(entry.config.environment), remote_variables(self.channel, entry)):

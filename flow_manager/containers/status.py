@@ -38,6 +38,10 @@ def flow_state_of(entry: FlowEntry) -> FlowState:
     return "napping"
 
 
+def usage_without_figures(entry: FlowEntry) -> ResourceUsage:
+    return ResourceUsage(memory_limit_bytes=entry.config.resources.memory)
+
+
 def info_of(entry: FlowEntry, socket_path: str | None) -> ContainerInfo:
     observation = entry.observation
     return ContainerInfo(
@@ -61,7 +65,13 @@ def info_of(entry: FlowEntry, socket_path: str | None) -> ContainerInfo:
 
 
 def status_of(
-    entry: FlowEntry, *, now: datetime, flow_state: FlowState, connected: bool, last_communication: datetime | None
+    entry: FlowEntry,
+    *,
+    now: datetime,
+    flow_state: FlowState,
+    connected: bool,
+    last_communication: datetime | None,
+    usage: ResourceUsage,
 ) -> ContainerStatus:
     observation = entry.observation
     state = state_of(entry)
@@ -79,7 +89,7 @@ def status_of(
         uptime=uptime,
         socket_connected=connected,
         last_communication=last_communication,
-        resource_usage=ResourceUsage(memory_limit_bytes=entry.config.resources.memory),
+        resource_usage=usage,
         exit_code=observation.exit_code if observation and ended else None,
         error=entry.problem or (observation.error if observation else None),
         stale=entry.stale,

@@ -124,6 +124,15 @@ CLIENT_EVENTS: dict[str, ClientEvent] = {
         ClientEvent(
             "exec_container", inside.ExecContainer, inside.ExecResult, WRITE, "Run a command in a flow, to its end."
         ),
+        ClientEvent("get_logs", inside.GetLogs, inside.Logs, READ, "The last lines that a flow wrote."),
+        ClientEvent(
+            "follow_logs", inside.FollowLogs, inside.Following, READ, "The last lines, and then each that it writes."
+        ),
+        ClientEvent("unfollow_logs", inside.OneSubscription, None, READ, "Stop following them."),
+        ClientEvent(
+            "follow_usage", requests.OneContainer, inside.Following, READ, "Follow what a flow uses, while it runs."
+        ),
+        ClientEvent("unfollow_usage", inside.OneSubscription, None, READ, "Stop following it."),
         ClientEvent(
             "attach_container",
             inside.AttachContainer,
@@ -179,6 +188,8 @@ SERVER_EVENTS: dict[str, ServerEvent] = {
             "than 1 MiB was written while this client did not read, and only the end is kept.",
         ),
         ServerEvent("terminal_closed", inside.TerminalClosed, "A terminal has ended; after all of its output."),
+        ServerEvent("log_lines", inside.LogLines, "Lines that a flow wrote, to those who follow them."),
+        ServerEvent("resource_usage", inside.UsageSample, "What a flow uses, to those who follow that."),
         ServerEvent("wake_event", ContainerWakeEvent, "One step of a flow's wake, to those who subscribed to them."),
     )
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, field_validator
 
 from flow_manager.contract.models import (
     Argument,
+    ResourceUsage,
     Timestamp,
     WireModel,
     absolute_folder,
@@ -116,27 +118,70 @@ class TerminalClosed(WireModel):
     exit_code: int | None
 
 
+# Lines come faster than one a millisecond.
+LogTime = Annotated[datetime, PlainSerializer(lambda at: at.isoformat().replace("+00:00", "Z"), when_used="json")]
+
+
 class LogLineModel(WireModel):
-    """One whole line, without its newline."""
+    """One line, without its newline; one of more than 64 KiB comes in pieces, each as a line. Terminal commands (ESC …) are
+    left as they are, known secrets are masked. `timestamp` null where the runtime keeps none."""
 
     stream: Literal["stdout", "stderr"]
     text: str
-    timestamp: Timestamp | None
+    timestamp: LogTime | None
 
 
 class LogLines(WireModel):
-    """Server event `log_lines`."""
+    """Server event `log_lines`, to the connection that follows. `lost`: so many lines before these were left out, because
+    the client did not read fast enough. `ended`: nothing more comes, and why, as an error's code (`container_not_found`:
+    the flow was deleted)."""
 
     subscription_id: str
     container_id: str
     lines: list[LogLineModel]
+    lost: int = 0
+    ended: str | None = None
+
+
+Tail = Annotated[int, Field(ge=0, le=10_000)]
+
+
+def _moment(value: Any) -> datetime:
+    """:raises ValueError: neither an ISO 8601 time nor seconds since 1970."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            try:
+                at = datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError("neither an ISO 8601 time nor seconds since 1970") from None
+            # Without an offset: UTC, as every time of this contract.
+            return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError, OSError):
+            raise ValueError("not a time that there is") from None
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value
+    raise ValueError("neither an ISO 8601 time nor seconds since 1970")
+
+
+Since = Annotated[
+    datetime,
+    PlainValidator(_moment, json_schema_input_type=str | float),
+    PlainSerializer(lambda at: at.isoformat(), when_used="json"),
+]
+"""An ISO 8601 time (UTC where it names no offset), or seconds since 1970, also as text."""
 
 
 class GetLogs(OneContainer):
-    """`since`: an ISO time, or seconds since 1970."""
+    """The last `tail` lines, of those only what was written at `since` or later; of a flow that does not run, too, which is
+    not woken. Reading is no use of a flow: it may fall asleep meanwhile. At most 1 MiB: beyond it the oldest are left out."""
 
-    tail: Annotated[int, Field(ge=0, le=10_000)] = 100
-    since: Any = None
+    tail: Tail = 100
+    since: Since | None = None
 
 
 class Logs(WireModel):
@@ -144,15 +189,29 @@ class Logs(WireModel):
 
 
 class FollowLogs(OneContainer):
-    tail: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """As `get_logs`, and then each new line, across stops and starts of the flow, until it is deleted."""
+
+    tail: Tail = 100
+    since: Since | None = None
 
 
-class UnfollowLogs(WireModel):
+class OneSubscription(WireModel):
     subscription_id: Token
 
 
 class Following(WireModel):
     subscription_id: str
+
+
+class UsageSample(WireModel):
+    """Server event `resource_usage`, every two seconds while the flow runs (less often where many are followed), and once
+    with nulls when it ends or sleeps. `ended` as in `log_lines`."""
+
+    subscription_id: str
+    container_id: str
+    resource_usage: ResourceUsage
+    timestamp: Timestamp
+    ended: str | None = None
 
 
 class UpdateContainer(ChangeContainer):

@@ -29,7 +29,7 @@ from flow_manager.errors import (
 )
 from flow_manager.gateway.clients import Client
 from flow_manager.gateway.frames import ack_frame, event_frame
-from flow_manager.gateway.handlers import SocketIOEventHandler
+from flow_manager.gateway.handlers import Later, SocketIOEventHandler
 from flow_manager.gateway.packets import Event
 from flow_manager.observability.metrics import OTHER, Recorder
 from flow_manager.util import strict_json
@@ -67,7 +67,7 @@ class RepeatGuard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An event of the catalogue and its handler. `at_once`: answered from memory, without a task."""
+    """An event of the catalogue and its handler. `at_once`: answered from memory, without a task, unless it says Later."""
 
     event: ClientEvent
     handler: Callable[[str, Any], Any]
@@ -80,6 +80,7 @@ class Call:
     request: Any
     raw: dict[str, Any]
     ack: int | None
+    later: Later | None = None
 
 
 def routes(handler: SocketIOEventHandler) -> dict[str, Route]:
@@ -135,7 +136,11 @@ class Dispatcher:
                 raise Forbidden(f"'{event.name}' needs the scope '{route.event.scope}'", scope=route.event.scope)
             request = route.event.request.model_validate(event.payload)
             if route.at_once:
-                self._answer(client, event.id, route.handler(client.sid, request))
+                answer = route.handler(client.sid, request)
+                if isinstance(answer, Later):
+                    self._start(client, Call(route, request, event.payload, event.id, answer))
+                    return
+                self._answer(client, event.id, answer)
                 self._recorder.events.add(event.name, OK)
             else:
                 self._start(client, Call(route, request, event.payload, event.id))
@@ -214,6 +219,8 @@ class Dispatcher:
     async def _attempt(self, client: Client, call: Call) -> dict[str, Any]:
         """One run of the handler. A cancellation passes: the deadline and the shutdown are `_reply`'s."""
         try:
+            if call.later is not None:
+                return success(await call.later.work())
             return success(await call.route.handler(client.sid, call.request))
         except FlowManagerError as error:
             return self.failure(error)

@@ -6,13 +6,24 @@ answered from memory, at once. Permissions, replies, deadlines and repeats are t
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from flow_manager.contract import inside, requests
 from flow_manager.contract.activity import ActivityPage, Subscription
-from flow_manager.contract.inside import ExecContainer, ExecResult, UpdateContainer
+from flow_manager.contract.inside import (
+    ExecContainer,
+    ExecResult,
+    Following,
+    FollowLogs,
+    GetLogs,
+    Logs,
+    OneSubscription,
+    UpdateContainer,
+)
 from flow_manager.contract.models import (
     ContainerInfo,
     ContainerStatus,
@@ -24,8 +35,11 @@ from flow_manager.contract.principal import Principal
 from flow_manager.contract.replies import invalid_request
 from flow_manager.contract.wake import IdleExplanation, WakeHistory
 from flow_manager.gateway.clients import Client, Clients
+from flow_manager.gateway.logs import LogSubscriptions
+from flow_manager.gateway.readings import Reader
 from flow_manager.gateway.subscriptions import Subscriptions
 from flow_manager.gateway.terminals import TerminalViews
+from flow_manager.gateway.usage import UsageSubscriptions
 from flow_manager.gateway.wakes import Waker, WakeSubscriptions
 
 Request = TypeVar("Request", bound=WireModel)
@@ -52,6 +66,13 @@ class Manager(Protocol):
     def resolve(self, principal: Principal, ref: str) -> str: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Of a handler that is mostly answered from memory: not this time."""
+
+    work: Callable[[], Awaitable[Any]]
+
+
 class SocketIOEventHandler:
     """`handle_<event>` for each event."""
 
@@ -62,6 +83,9 @@ class SocketIOEventHandler:
         subscriptions: Subscriptions,
         waker: Waker,
         wakes: WakeSubscriptions,
+        reader: Reader,
+        logs: LogSubscriptions,
+        usage: UsageSubscriptions,
         terminals: TerminalViews | None = None,
     ) -> None:
         self._manager = manager
@@ -70,6 +94,9 @@ class SocketIOEventHandler:
         self._waker = waker
         self._wakes = wakes
         self._terminals = terminals or TerminalViews(None)
+        self._reader = reader
+        self._logs = logs
+        self._usage = usage
 
     async def handle_create_container(self, sid: str, data: Any) -> ContainerInfo:
         client, request = self._asked(sid, requests.CreateContainer, data)
@@ -135,9 +162,12 @@ class SocketIOEventHandler:
         client, request = self._asked(sid, requests.OneContainer, data)
         self._wakes.unsubscribe(client, request)
 
-    def handle_get_status(self, sid: str, data: Any) -> ContainerStatus:
+    def handle_get_status(self, sid: str, data: Any) -> ContainerStatus | Later:
         client, request = self._asked(sid, requests.OneContainer, data)
-        return self._manager.get_status(client.principal, request)
+        status = self._manager.get_status(client.principal, request)
+        if status.state == "running" and self._reader.status_is_due(client.principal, request):
+            return Later(lambda: self._reader.status(client.principal, request))
+        return status
 
     def handle_get_container(self, sid: str, data: Any) -> ContainerInfo:
         client, request = self._asked(sid, requests.OneContainer, data)
@@ -170,6 +200,26 @@ class SocketIOEventHandler:
     def handle_detach_container(self, sid: str, data: Any) -> None:
         client, request = self._asked(sid, inside.OneTerminal, data)
         self._terminals.detach(client, request)
+
+    async def handle_get_logs(self, sid: str, data: Any) -> Logs:
+        client, request = self._asked(sid, GetLogs, data)
+        return await self._reader.get_logs(client.principal, request)
+
+    async def handle_follow_logs(self, sid: str, data: Any) -> Following:
+        client, request = self._asked(sid, FollowLogs, data)
+        return await self._logs.follow(client, request)
+
+    def handle_unfollow_logs(self, sid: str, data: Any) -> None:
+        client, request = self._asked(sid, OneSubscription, data)
+        self._logs.unfollow(client, request)
+
+    def handle_follow_usage(self, sid: str, data: Any) -> Following:
+        client, request = self._asked(sid, requests.OneContainer, data)
+        return self._usage.follow(client, request)
+
+    def handle_unfollow_usage(self, sid: str, data: Any) -> None:
+        client, request = self._asked(sid, OneSubscription, data)
+        self._usage.unfollow(client, request)
 
     async def handle_subscribe_activity(self, sid: str, data: Any) -> Subscription:
         client, request = self._asked(sid, requests.SubscribeActivity, data)

@@ -19,11 +19,14 @@ from flow_manager.gateway.engine import RETRY_AFTER
 from flow_manager.gateway.engine_socket import EngineSocket
 from flow_manager.gateway.frames import ack_frame
 from flow_manager.gateway.handlers import Manager, SocketIOEventHandler
+from flow_manager.gateway.logs import LogSubscriptions
 from flow_manager.gateway.packets import Event
 from flow_manager.gateway.publisher import Publisher
+from flow_manager.gateway.readings import NoReader, Reader
 from flow_manager.gateway.socketio_server import NAMESPACE, SocketServer, not_connected
 from flow_manager.gateway.subscriptions import Subscriptions
 from flow_manager.gateway.terminals import TerminalDesk, TerminalViews
+from flow_manager.gateway.usage import UsageSubscriptions
 from flow_manager.gateway.wakes import NoWaker, Waker, WakeSubscriptions
 from flow_manager.observability.metrics import Counter, Gauge, Recorder
 from flow_manager.settings.models import Settings
@@ -54,6 +57,7 @@ class Gateway:
         *,
         waker: Waker | None = None,
         terminals: TerminalDesk | None = None,
+        reader: Reader | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         limits = settings.limits
@@ -70,8 +74,19 @@ class Gateway:
         waker = waker or NoWaker()
         self._wakes = WakeSubscriptions(waker, manager.resolve)
         self._terminals = TerminalViews(terminals)
+        reader = reader or NoReader()
+        self._logs = LogSubscriptions(reader, limits)
+        self._usage = UsageSubscriptions(reader)
         self.handler = SocketIOEventHandler(
-            manager, self._clients, self._subscriptions, waker, self._wakes, self._terminals
+            manager,
+            self._clients,
+            self._subscriptions,
+            waker,
+            self._wakes,
+            reader,
+            self._logs,
+            self._usage,
+            self._terminals,
         )
         self._dispatcher = Dispatcher(
             self.handler, repeats, in_flight=limits.events_in_flight, log=log, clock=clock, recorder=self._recorder
@@ -141,13 +156,17 @@ class Gateway:
         connections = Gauge("flow_manager_connections", "Engine.IO sessions, authenticated or not yet.")
         subscribers = Gauge("flow_manager_subscribers", "Live activity subscriptions.")
         followers = Gauge("flow_manager_wake_followers", "Subscriptions to a flow's wake events.")
+        logs = Gauge("flow_manager_log_followers", "Subscriptions to what a flow writes.")
+        usage = Gauge("flow_manager_usage_followers", "Subscriptions to what a flow uses.")
         in_flight = Gauge("flow_manager_events_in_flight", "Client events that are being handled.")
         self._recorder.clients.follow(lambda: {(): len(self._clients)})
         connections.follow(lambda: {(): len(self._server.eio.sockets)})
         subscribers.follow(lambda: {(): len(self._publisher)})
         followers.follow(lambda: {(): len(self._wakes)})
+        logs.follow(lambda: {(): len(self._logs)})
+        usage.follow(lambda: {(): len(self._usage)})
         in_flight.follow(lambda: {(): self._dispatcher.in_flight})
-        for metric in (connections, subscribers, followers, in_flight, self._refused, self._slow):
+        for metric in (connections, subscribers, followers, logs, usage, in_flight, self._refused, self._slow):
             self._recorder.add(metric)
 
     # --- hooks of the Socket.IO server ---------------------------------------------------------------------------------
@@ -181,6 +200,8 @@ class Gateway:
             self._subscriptions.unsubscribe(client)
             self._wakes.drop(client)
             self._terminals.drop(client)
+            self._logs.drop(client)
+            self._usage.drop(client)
             self._log.log_socket_event("disconnect", sid, actor=client.principal.name, reason=reason)
 
     def event(self, socket: EngineSocket, event: Event, namespace: str) -> None:

@@ -248,13 +248,6 @@ class Runtime(Inside, Protocol):
         """:raises ContainerNotFound, RuntimeUnavailable:"""
         ...
 
-    async def logs(self, id: str, *, tail: int = 100) -> list[str]:
-        """The last lines that the flow wrote, oldest first, streams mixed, without newlines. For error reports.
-
-        :raises ContainerNotFound, RuntimeUnavailable, Unsupported:
-        """
-        ...
-
     async def stats(self, id: str) -> ResourceUsage:
         """One reading now. A flow that does not run has nulls. :raises ContainerNotFound, RuntimeUnavailable:"""
         ...

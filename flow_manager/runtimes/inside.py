@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from flow_manager.errors import Unsupported
 
@@ -17,14 +17,23 @@ TERMINAL_TYPE = "xterm-256color"
 # it went.
 MARK = "FLOW_EXEC_ID"
 
+LogStream = Literal["stdout", "stderr"]
+LogPosition = tuple[int, ...]
+"""A place between two lines of a flow's log; of two lines the later one's is greater. Only its own runtime can read it."""
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One whole line that a flow wrote, without its newline. `timestamp` aware, UTC; None where the runtime keeps none."""
 
-    stream: Literal["stdout", "stderr"]
+class LogLine(NamedTuple):
+    """One line that a flow wrote, without its newline. A tuple, because tens of thousands a second are made of it.
+
+    `timestamp` aware, UTC; None where the runtime keeps none. `position`: right behind this line. `whole` False: the flow
+    has not ended this line yet, and may write on (such a line is not in what is followed).
+    """
+
+    stream: LogStream
     text: str
     timestamp: datetime | None = None
+    position: LogPosition = ()
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +106,19 @@ class Inside(Protocol):
         """
         ...
 
-    def follow_logs(self, id: str, *, tail: int) -> AsyncIterator[list[LogLine]]:
-        """The last `tail` lines and then the new ones, in batches of whole lines, across stops and starts of the flow, until
-        the iterator is closed or the flow is gone. Nobody reads: nothing piles up here.
+    async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
+        """The last `tail` lines, oldest first, streams mixed; of those only what was written at `since` or later. Of a flow
+        that does not run, too. What would take more than some megabytes loses its oldest lines.
+
+        :raises ContainerNotFound, Unsupported, RuntimeUnavailable:
+        """
+        ...
+
+    def follow_logs(self, id: str, *, after: LogPosition) -> AsyncGenerator[list[LogLine], None]:
+        """All lines behind `after` (of a line that `logs` gave; empty: from the first one), as they are written, in batches.
+
+        Ends when the flow does not run (any more), after its last line: go on behind that when it has started again.
+        Nobody reads: nothing piles up here. Close it (`aclose`) to give back what it holds.
 
         :raises ContainerNotFound, Unsupported, RuntimeUnavailable: also in mid-stream.
         """
@@ -120,8 +139,11 @@ class NothingInside:
     ) -> Terminal:
         raise self._unsupported("attach")
 
-    def follow_logs(self, id: str, *, tail: int) -> AsyncIterator[list[LogLine]]:
-        raise self._unsupported("follow_logs")
+    async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
+        raise self._unsupported("logs")
+
+    def follow_logs(self, id: str, *, after: LogPosition) -> AsyncGenerator[list[LogLine], None]:
+        raise self._unsupported("logs")
 
     def _unsupported(self, capability: str) -> Unsupported:
         return Unsupported(f"the runtime '{self.name}' has no {capability}", kind=self.kind, capability=capability)

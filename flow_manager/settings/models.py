@@ -89,6 +89,10 @@ class LimitSettings(SettingsModel):
     client_buffer: int = Field(
         default=4 * 1024 * 1024, ge=65536, description="Bytes that may wait for one slow client before it is cut off."
     )
+    log_followers: int = Field(default=256, ge=1, description="Logs that one connection may follow at the same time.")
+    log_followers_of_one: int = Field(
+        default=1024, ge=1, description="Logs that one principal may follow at the same time, on all its connections."
+    )
     payload: int = Field(default=256 * 1024, ge=1024, description="Bytes of one event's payload.")
     operation_timeout: Seconds = Field(
         default=120, description="Seconds after which an engine call inside an operation is given up."

@@ -17,6 +17,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol
 
+import pytest
+
+from flow_manager import errors
 from flow_manager.runtimes.base import FlowSpec, Runtime, RuntimeEvent
 
 Behaviour = Literal[
@@ -28,6 +31,8 @@ Behaviour = Literal[
     "prints_environment",  # prints its environment as NAME=value lines, then "ready", then as "sleeps"
     "dies_soon",  # runs for some 0.3 s, then exits with 4
     "serves",  # prints "ready"; answers each TCP connection on its published port with the line "served"
+    "complains",  # as "prints", but the lines go to its standard error
+    "counts",  # prints "ready", then "line 1", "line 2" …, some tens a second
     "missing_command",  # its command does not exist
 ]
 SERVED = b"served\n"
@@ -108,10 +113,30 @@ async def run(runtime: Runtime, spec: FlowSpec) -> str:
 
 async def printed(runtime: Runtime, id: str, line: str) -> None:
     async def seen() -> bool:
-        # Where a runtime shows nothing of what its flows write, the harness looks behind it.
-        return line in await getattr(runtime, "behind", runtime.logs)(id)
+        return line in await texts(runtime, id)
 
     await until(seen, f"flow {id} prints {line!r}")
+
+
+async def texts(runtime: Runtime, id: str, tail: int = 100) -> list[str]:
+    """What its last lines say."""
+    if (behind := getattr(runtime, "behind", None)) is not None:
+        # This runtime shows nothing of what its flows write; the harness looks behind it.
+        found: list[str] = await behind(id)
+        return found
+    return [line.text for line in await runtime.logs(id, tail=tail)]
+
+
+async def needs(runtime: Runtime, capability: str, call: Callable[[], Awaitable[object]] | None = None) -> None:
+    """Skip what this runtime can't do, after it has said so itself."""
+    if getattr(runtime.capabilities, capability):
+        return
+    if call is not None:
+        with pytest.raises(errors.Unsupported) as caught:
+            await call()
+        assert caught.value.details["capability"] == capability
+        assert caught.value.kind == runtime.kind
+    pytest.skip(f"{runtime.kind} has no {capability}")
 
 
 async def ended(runtime: Runtime, id: str) -> None:

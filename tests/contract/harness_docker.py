@@ -80,6 +80,8 @@ class DockerHarness:
         printed = "".join(f"echo {shlex.quote(line)}; " for line in lines)
         scripts = {
             "sleeps": SLEEP,
+            "complains": f"{{ {printed or ':; '}}} >&2; {SLEEP}",
+            "counts": "trap 'exit 143' TERM; echo ready; n=0; while :; do n=$((n+1)); echo line $n; usleep 20000; done",
             "exits": f"exit {code}",
             "prints": f"{printed}{SLEEP}",
             "ignores_term": f"trap '' TERM; echo ready; {FOR_EVER}",

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "prints_environment": ("env",),
     "dies_soon": ("die-soon", "4"),
     "serves": ("serve",),
+    "counts": ("count",),
     "missing_command": ("no-such-command",),
 }
 
@@ -49,7 +50,9 @@ class MemoryHarness:
 
     def spec(self, behaviour: Behaviour, *, code: int = 0, lines: tuple[str, ...] = (), **overrides: Any) -> FlowSpec:
         id = new_flow_id()
-        command = {"exits": ("exit", str(code)), "prints": ("print", *lines)}.get(behaviour) or COMMANDS[behaviour]
+        command = {"exits": ("exit", str(code)), "prints": ("print", *lines), "complains": ("complain", *lines)}.get(
+            behaviour
+        ) or COMMANDS[behaviour]
         spec = FlowSpec(
             id=id,
             name=f"flow-{id}",

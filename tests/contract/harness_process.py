@@ -25,6 +25,11 @@ SCRIPTS: dict[str, str] = {
     "sleeps": SLEEP,
     "exits": "import sys; sys.exit(int(sys.argv[1]))",
     "prints": f"import sys\nfor line in sys.argv[1:]: print(line)\n{SLEEP}",
+    "complains": f"import sys\nfor line in sys.argv[1:]: print(line, file=sys.stderr, flush=True)\n{SLEEP}",
+    "counts": (
+        "import itertools, time; print('ready', flush=True)\n"
+        "for n in itertools.count(1): print('line', n, flush=True); time.sleep(0.02)"
+    ),
     "ignores_term": f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLEEP}",
     "ends_with_zero": f"import os, signal; signal.signal(signal.SIGTERM, lambda *_: os._exit(0))\n{SLEEP}",
     "prints_environment": (
@@ -73,7 +78,7 @@ class ProcessHarness:
 
     def spec(self, behaviour: Behaviour, *, code: int = 0, lines: tuple[str, ...] = (), **overrides: Any) -> FlowSpec:
         id = new_flow_id()
-        arguments = {"exits": (str(code),), "prints": lines}.get(behaviour, ())
+        arguments = {"exits": (str(code),), "prints": lines, "complains": lines}.get(behaviour, ())
         command = ("no-such-command-anywhere",)
         if behaviour != "missing_command":
             command = (sys.executable, "-I", "-S", "-c", SCRIPTS[behaviour], *arguments)  # type: ignore[assignment]

@@ -6,10 +6,8 @@ A runtime joins with a module `harness_<kind>`; see `harness.py`.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,32 +18,24 @@ import pytest
 from flow_manager import errors
 from flow_manager.runtimes.base import LABEL_ID, LABEL_INSTANCE, LABEL_NAME, LABEL_TENANT, PortBinding, Runtime
 from flow_manager.util.ids import new_flow_id
-from tests.contract.harness import PATIENCE, SERVED, Events, RuntimeHarness, ended, opened, printed, run, until
+from tests.contract.harness import (
+    PATIENCE,
+    SERVED,
+    Events,
+    RuntimeHarness,
+    ended,
+    needs,
+    opened,
+    printed,
+    run,
+    texts,
+    until,
+)
 
-KINDS = [pytest.param("docker", marks=pytest.mark.docker), "process", "memory", "proxmox"]
 # An engine call may take its time, but never this long: what hangs is a broken promise, not a slow test.
 BOUND = 20.0
 # Grace given where the flow ignores TERM: long enough to tell it from none.
 GRACE = 0.5
-
-
-@pytest.fixture(params=KINDS)
-def parts(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
-    module = importlib.import_module(f"tests.contract.harness_{request.param}")
-    return module, {name: request.getfixturevalue(name) for name in module.FIXTURES}
-
-
-@pytest.fixture
-async def harness(parts: tuple[Any, dict[str, Any]], tmp_path: Path) -> AsyncIterator[RuntimeHarness]:
-    module, fixtures = parts
-    async with module.harness(tmp_path, **fixtures) as ready:
-        yield ready
-
-
-@pytest.fixture
-async def runtime(harness: RuntimeHarness) -> AsyncIterator[Runtime]:
-    async with opened(harness) as runtime:
-        yield runtime
 
 
 def over(runtime: Runtime, *codes: int) -> list[tuple[str, int | None]]:
@@ -55,18 +45,6 @@ def over(runtime: Runtime, *codes: int) -> list[tuple[str, int | None]]:
 
 def code_of(runtime: Runtime, code: int) -> int | None:
     return code if runtime.capabilities.exit_codes else None
-
-
-async def needs(runtime: Runtime, capability: str, call: Callable[[], Awaitable[object]] | None = None) -> None:
-    """Skip what this runtime can't do, after it has said so itself."""
-    if getattr(runtime.capabilities, capability):
-        return
-    if call is not None:
-        with pytest.raises(errors.Unsupported) as caught:
-            await call()
-        assert caught.value.details["capability"] == capability
-        assert caught.value.kind == runtime.kind
-    pytest.skip(f"{runtime.kind} has no {capability}")
 
 
 # --- what it is -------------------------------------------------------------------------------------------------------
@@ -161,7 +139,7 @@ async def test_a_cancelled_create_leaves_nothing(harness: RuntimeHarness, runtim
 async def test_the_environment_is_exactly_what_is_promised(harness: RuntimeHarness, runtime: Runtime) -> None:
     spec = harness.spec("prints_environment", environment={"GREETING": "hello there", "EMPTY": ""})
     await run(runtime, spec)
-    lines = [line for line in await getattr(runtime, "behind", runtime.logs)(spec.id) if "=" in line]
+    lines = [line for line in await texts(runtime, spec.id) if "=" in line]
     seen = dict(line.split("=", 1) for line in lines)
     expected = {**harness.expected_environment(spec), **spec.environment}
     assert set(seen) == set(expected)
@@ -182,7 +160,7 @@ async def test_with_code_the_flow_is_told_where_it_is(
     if runtime.kind == "proxmox":
         await needs(runtime, "put_code", lambda: runtime.create(spec))
     await run(runtime, spec)
-    assert any(line.startswith("FLOW_CODE=/") for line in await runtime.logs(spec.id))
+    assert any(line.startswith("FLOW_CODE=/") for line in await texts(runtime, spec.id))
 
 
 async def test_limits_are_kept_or_refused(harness: RuntimeHarness, runtime: Runtime) -> None:
@@ -217,7 +195,7 @@ async def test_starting_one_that_runs_leaves_it_as_it_is(harness: RuntimeHarness
     first = await runtime.inspect(spec.id)
     again = await runtime.start(spec.id)
     assert (again.state, again.started_at) == ("running", first.started_at)
-    assert (await getattr(runtime, "behind", runtime.logs)(spec.id)).count("ready") == 1
+    assert (await texts(runtime, spec.id)).count("ready") == 1
 
 
 async def test_starting_a_paused_one_lets_it_go_on(harness: RuntimeHarness, runtime: Runtime) -> None:
@@ -235,7 +213,7 @@ async def test_two_starts_at_a_time_start_it_once(harness: RuntimeHarness, runti
     first, second = await asyncio.gather(runtime.start(spec.id), runtime.start(spec.id))
     assert (first.state, second.state) == ("running", "running")
     await printed(runtime, spec.id, "ready")
-    assert (await getattr(runtime, "behind", runtime.logs)(spec.id)).count("ready") == 1
+    assert (await texts(runtime, spec.id)).count("ready") == 1
 
 
 async def test_two_flows_live_side_by_side(harness: RuntimeHarness, runtime: Runtime) -> None:
@@ -546,7 +524,7 @@ async def test_a_flow_may_come_back_with_its_old_id(harness: RuntimeHarness, run
     await runtime.create(spec)
     assert (await runtime.inspect(spec.id)).state == harness.fresh
     if runtime.capabilities.logs:
-        assert await runtime.logs(spec.id) == []
+        assert await texts(runtime, spec.id) == []
 
 
 # --- what is not there ------------------------------------------------------------------------------------------------
@@ -649,9 +627,9 @@ async def test_the_last_lines_come_back_in_order(harness: RuntimeHarness, runtim
     spec = harness.spec("prints", lines=("one", "two words", "three"))
     await run(runtime, spec)
     await needs(runtime, "logs", lambda: runtime.logs(spec.id))
-    assert await runtime.logs(spec.id) == ["one", "two words", "three", "ready"]
-    assert await runtime.logs(spec.id, tail=2) == ["three", "ready"]
-    assert await runtime.logs(spec.id, tail=0) == []
+    assert await texts(runtime, spec.id) == ["one", "two words", "three", "ready"]
+    assert await texts(runtime, spec.id, tail=2) == ["three", "ready"]
+    assert await texts(runtime, spec.id, tail=0) == []
 
 
 async def test_what_it_wrote_outlives_it(harness: RuntimeHarness, runtime: Runtime) -> None:
@@ -659,7 +637,7 @@ async def test_what_it_wrote_outlives_it(harness: RuntimeHarness, runtime: Runti
     await run(runtime, spec)
     await needs(runtime, "logs", lambda: runtime.logs(spec.id))
     await runtime.kill(spec.id)
-    assert (await runtime.logs(spec.id))[0] == "last words"
+    assert (await texts(runtime, spec.id))[0] == "last words"
 
 
 async def test_a_running_flow_has_figures_and_a_stopped_one_nulls(harness: RuntimeHarness, runtime: Runtime) -> None:

@@ -6,7 +6,7 @@ const [url, transport, token, config = '{"image":"local"}'] = process.argv.slice
 const transports = transport === "upgrade" ? ["polling", "websocket"] : [transport];
 const options = { transports, reconnection: false, forceNew: true, timeout: 10000 };
 const replies = {};
-const events = { activity: [], container_status: [], container_message: [], wake_event: [], terminal_output: [], terminal_closed: [], error: [] };
+const events = { activity: [], container_status: [], container_message: [], wake_event: [], terminal_output: [], terminal_closed: [], log_lines: [], resource_usage: [], error: [] };
 
 const refusal = await new Promise((resolve) => {
   const stranger = io(url, { ...options, auth: { token: "wrong" } });
@@ -64,6 +64,13 @@ await call("wake_container", { container_id, wait: true });
 await call("explain_container", { container_id });
 await until("the end of a wake", () => events.wake_event.some((event) => event.type === "ready"));
 await call("unsubscribe_wake_events", { container_id });
+await call("get_logs", { container_id, tail: 10 });
+const followed = await call("follow_logs", { container_id, tail: 10 });
+const used_by = await call("follow_usage", { container_id });
+await until("log lines", () => events.log_lines.length > 0);
+await until("figures", () => events.resource_usage.length > 0);
+await call("unfollow_logs", { subscription_id: followed.data.subscription_id });
+await call("unfollow_usage", { subscription_id: used_by.data.subscription_id });
 await call("restart_container", { container_id, timeout: 2 });
 await call("stop_container", { container_id, timeout: 2 });
 await call("start_container", { container_id });

@@ -54,6 +54,10 @@ class Row:
         )
 
 
+def _no_logs(_: Subject, message: str) -> errors.FlowManagerError:
+    return errors.Unsupported(message, kind=KIND, capability="logs")
+
+
 def _no_space(_: Subject, message: str) -> errors.FlowManagerError:
     return errors.NoSpace("the engine's disk is full", kind=KIND, reason=message)
 
@@ -137,6 +141,7 @@ TABLE: tuple[Row, ...] = (
     Row(r"no such image|manifest( for \S+)?( not found| unknown)|pull access denied|repository \S+ not found", _image_not_found),
     Row(r"", _image_not_found, operation="pull"),
     Row(r"invalid signal|unknown signal", _bad_signal),
+    Row(r"logging driver does not support reading", _no_logs),
     Row(r"no such container", _not_found, frozenset({404})),
     Row(r"cannot remove a (running|paused|restarting) container", _running),
     Row(r"removal of container .* is already in progress", _conflict),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from flow_manager.runtimes.docker.errors import KIND, Subject, translated
 from flow_manager.runtimes.docker.events import Feed
 from flow_manager.runtimes.docker.exec import Executor
 from flow_manager.runtimes.docker.exec_end import CommandEnding
-from flow_manager.runtimes.docker.logs import MAX_BYTES, lines_of
+from flow_manager.runtimes.docker.log_calls import follow, last_lines
 from flow_manager.runtimes.docker.networks import Networks
 from flow_manager.runtimes.docker.observe import dig, text
 from flow_manager.runtimes.docker.ourselves import own_container
@@ -32,7 +34,7 @@ from flow_manager.runtimes.docker.retry import repeat
 from flow_manager.runtimes.docker.spec import container_body
 from flow_manager.runtimes.docker.start import Starter
 from flow_manager.runtimes.docker.terminal import Terminals
-from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside, Terminal
+from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
 from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
 
 CAPABILITIES = Capabilities(
@@ -197,24 +199,27 @@ class DockerProvider(NothingInside):
     async def inspect(self, id: str) -> Observation:
         return await self._containers.inspect(id)
 
-    async def logs(self, id: str, *, tail: int = 100) -> list[str]:
+    async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
         """At most 4 MiB of them."""
         if tail <= 0:
             await self._containers.inspect(id)
             return []
-        return await self._containers.with_handle(id, partial(self._logs, tail=tail))
+        return await self._containers.with_handle(id, partial(self._logs, tail=tail, since=since))
 
-    async def _logs(self, handle: Handle, tail: int) -> list[str]:
-        params = {"stdout": "1", "stderr": "1", "tail": str(tail)}
-        raw = bytearray()
+    async def _logs(self, handle: Handle, tail: int, since: datetime | None) -> list[LogLine]:
         with translated(Subject(handle.flow_id)):
-            async with (
-                asyncio.timeout(READ_SECONDS),
-                self.client.stream("GET", f"containers/{handle.runtime_id}/logs", params=params) as response,
-            ):
-                while (chunk := await response.content.readany()) and len(raw) < MAX_BYTES:
-                    raw += chunk
-        return lines_of(bytes(raw), tty=handle.tty)[-tail:]
+            return await last_lines(self.client, handle, tail=tail, since=since)
+
+    async def follow_logs(self, id: str, *, after: LogPosition) -> AsyncGenerator[list[LogLine], None]:
+        handle = await self._containers.find(id)
+        try:
+            async with aclosing(follow(self.client, handle, after=after)) as batches:
+                async for lines in batches:
+                    yield lines
+        except ContainerNotFound:
+            # The next call looks for the container that may have taken its place.
+            self._containers.forget_container(handle.runtime_id)
+            raise
 
     async def stats(self, id: str) -> ResourceUsage:
         return await self._containers.with_handle(id, self._stats)

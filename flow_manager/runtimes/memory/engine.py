@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +21,10 @@ from flow_manager.runtimes.base import (
     Progress,
     RuntimeEvent,
 )
+from flow_manager.runtimes.inside import LogStream
 from flow_manager.runtimes.memory import programs
 from flow_manager.runtimes.memory.exec import COMMANDS, Program
+from flow_manager.runtimes.memory.log import MemoryLog
 from flow_manager.runtimes.memory.terminal import MemoryTerminal
 from flow_manager.runtimes.ports import choose_ports
 from flow_manager.runtimes.signals import KILLED_BY_SIGNAL
@@ -32,7 +33,6 @@ from flow_manager.util.clock import Clock, SystemClock
 KIND = "memory"
 IMAGES: Mapping[str, tuple[str, ...]] = {"memory": ("sleep",), "echo": ("echo",)}
 """Images and their default commands."""
-KEPT_LINES = 1000
 SIGKILL, SIGTERM, SIGCONT, SIGSTOP = 9, 15, 18, 19
 # Signals whose default is to be ignored, or that the programs could not care less about.
 HARMLESS = frozenset({17, 23, 28})
@@ -54,7 +54,7 @@ class MemoryFlow:
         self.created_at = engine.clock.now()
         self.started_at: datetime | None = None
         self.ports: dict[str, int] = {}
-        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.log = MemoryLog(engine.clock)
         self.ended = asyncio.Event()
         self.terminals: list[MemoryTerminal] = []
         self._engine = engine
@@ -84,8 +84,8 @@ class MemoryFlow:
     async def thawed(self) -> None:
         await self._thawed.wait()
 
-    def write(self, line: str) -> None:
-        self.lines.append(line)
+    def write(self, line: str, stream: LogStream = "stdout") -> None:
+        self.log.write(line, stream)
 
     def environment(self) -> dict[str, str]:
         told = {"FLOW_ID": self.spec.id}
@@ -119,9 +119,11 @@ class MemoryFlow:
         elif word in programs.BACKGROUND:
             self._background = asyncio.ensure_future(programs.BACKGROUND[word](self))
         else:
-            self.lines.extend(arguments if word == "print" else ())
+            for line in arguments if word in ("print", "complain") else ():
+                self.write(line, "stderr" if word == "complain" else "stdout")
             if word == "env":
-                self.lines.extend(f"{name}={value}" for name, value in self.environment().items())
+                for name, value in self.environment().items():
+                    self.write(f"{name}={value}")
             self.write("ready")
 
     def signal(self, number: int) -> None:
@@ -142,6 +144,7 @@ class MemoryFlow:
             return
         self.state, self.exit_code, self.oom_killed = "exited", code, cause == "oom"
         self.release()
+        self.log.stir()
         self.ports = {}
         self.ended.set()
         for terminal in list(self.terminals):

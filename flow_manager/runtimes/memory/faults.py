@@ -35,6 +35,7 @@ CALLS = frozenset(
         "remove",
         "inspect",
         "logs",
+        "follow_logs",
         "stats",
         "list",
         "ping",

@@ -8,6 +8,8 @@
 | `exit N` | ends at once with code N |
 | `die-soon N` | ends with code N after a twentieth of a second |
 | `print LINE…` | writes the lines, then as `sleep` |
+| `complain LINE…` | as `print`, to its standard error |
+| `count` | writes `line 1`, `line 2` … fifty a second |
 | `env` | writes its environment as NAME=value, then as `sleep` |
 | `serve` | answers each connection to its lowest port with `served` and a newline |
 | `echo` | a real client of its channel: answers each message with `{"echo": <body>}`, connects again after a drop |
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -28,11 +31,12 @@ from urllib.parse import urlsplit
 from flow_manager.util.backoff import exponential
 from flow_manager.util.strict_json import JsonRefused, dumps_bytes, loads
 
-STAYS = frozenset({"sleep", "polite", "ignore-term", "print", "env", "serve", "echo"})
+STAYS = frozenset({"sleep", "polite", "ignore-term", "print", "complain", "count", "env", "serve", "echo"})
 ENDS = frozenset({"exit", "die-soon"})
 DIES_AFTER = 0.05
 # A channel's line has at most 1 MiB (wire contract, section 7); the newline comes on top.
 LINE_LIMIT = 1024 * 1024 + 1
+COUNT_EVERY = 0.02
 FIRST_RETRY, LAST_RETRY = 0.02, 1.0
 
 
@@ -69,6 +73,15 @@ async def serve(inside: Inside) -> None:
         await asyncio.Event().wait()
     finally:
         server.close()
+
+
+async def count(inside: Inside) -> None:
+    """Until cancelled."""
+    inside.write("ready")
+    for number in itertools.count(1):
+        await inside.thawed()
+        inside.write(f"line {number}")
+        await asyncio.sleep(COUNT_EVERY)
 
 
 async def echo(inside: Inside) -> None:
@@ -132,4 +145,4 @@ def _answer(frame: Any) -> bytes:
             return b""
 
 
-BACKGROUND: dict[str, Callable[[Inside], Awaitable[None]]] = {"serve": serve, "echo": echo}
+BACKGROUND: dict[str, Callable[[Inside], Awaitable[None]]] = {"serve": serve, "echo": echo, "count": count}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 
 from flow_manager.contract.models import ResourceUsage
 from flow_manager.errors import (
@@ -27,7 +28,7 @@ from flow_manager.runtimes.base import (
     RuntimeEvent,
 )
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside, Terminal
+from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
 from flow_manager.runtimes.memory import exec
 from flow_manager.runtimes.memory.engine import KIND, SIGCONT, SIGKILL, MemoryEngine, MemoryFlow
 from flow_manager.runtimes.memory.faults import Fault, Faults, When
@@ -216,10 +217,26 @@ class MemoryRuntime(NothingInside):
         async with self._call("inspect"):
             return self._observe(self._flow(id))
 
-    async def logs(self, id: str, *, tail: int = 100) -> list[str]:
+    async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
         async with self._call("logs"):
-            lines = [*self._flow(id).lines]
-        return lines[-tail:] if tail > 0 else []
+            self._need("logs", "show what flows write")
+            written = [*self._flow(id).log.lines]
+            lines = written[-tail:] if tail > 0 else []
+        return [line for line in lines if since is None or (line.timestamp is not None and line.timestamp >= since)]
+
+    async def follow_logs(self, id: str, *, after: LogPosition) -> AsyncGenerator[list[LogLine], None]:
+        async with self._call("follow_logs"):
+            self._need("logs", "show what flows write")
+            flow = self._flow(id)
+
+        def over() -> bool:
+            if self.faults.away is not None:
+                raise self._unavailable(self.faults.away)
+            return not flow.running
+
+        async with aclosing(flow.log.follow(after, over)) as batches:
+            async for lines in batches:
+                yield lines
 
     async def stats(self, id: str) -> ResourceUsage:
         async with self._call("stats"):
@@ -379,6 +396,8 @@ class MemoryRuntime(NothingInside):
             self._hub.publish(event)
 
     def _availability(self, reason: str | None) -> None:
+        for flow in self.engine.flows.values():
+            flow.log.stir()
         if reason is not None:
             self._hub.publish(RuntimeEvent("unavailable", reason=reason))
         else:

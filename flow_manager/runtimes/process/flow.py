@@ -121,7 +121,7 @@ class ProcessFlow:
         self._save(replace(before, state="starting", error=None, exit_code=None, oom_killed=False))
         try:
             cgroup = self._make_cgroup()
-            output = self.output.open_for_flow()
+            output, errors = self.output.open_for_flow()
             try:
                 pid = await asyncio.to_thread(
                     launch.spawn,
@@ -129,10 +129,12 @@ class ProcessFlow:
                     environment=self.environment(ports),
                     folder=self.working_folder(),
                     output=output,
+                    errors=errors,
                     cgroup_procs=cgroup.procs if cgroup else None,
                 )
             finally:
                 os.close(output)
+                os.close(errors)
             leader = Leader.hold(pid)
             if leader is None:  # only the parent can reap it, and that is us
                 raise StartFailed("its process vanished", reason="its process vanished")

@@ -14,17 +14,19 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from flow_manager.contract.models import ResourceUsage
 from flow_manager.errors import ContainerNotFound, NameConflict, RuntimeUnavailable, Unsupported
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import Command, ExecOutcome, NothingInside, Terminal
+from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
 from flow_manager.runtimes.process import cgroup, exec, kernel, launch, record
 from flow_manager.runtimes.process.flow import ProcessFlow, Surroundings, translate
+from flow_manager.runtimes.process.logs import follow
 from flow_manager.runtimes.process.record import Record
 from flow_manager.runtimes.process.terminal import ProcessTerminal, open_terminal
 from flow_manager.runtimes.process.usage import UsageMeter
@@ -236,11 +238,16 @@ class ProcessProvider(NothingInside):
     async def inspect(self, id: str) -> Observation:
         return self._flow(id).observe()
 
-    async def logs(self, id: str, *, tail: int = 100) -> list[str]:
+    async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
+        flow = self._flow(id)
         try:
-            return self._flow(id).output.tail(tail)
+            lines = flow.output.tail(tail, ended=not flow.runs)
         except OSError as exc:
             raise translate(exc) from exc
+        return [line for line in lines if since is None or line.timestamp is None or line.timestamp >= since]
+
+    def follow_logs(self, id: str, *, after: LogPosition) -> AsyncGenerator[list[LogLine], None]:
+        return follow(self._flow(id), after)
 
     async def stats(self, id: str) -> ResourceUsage:
         flow = self._flow(id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from flow_manager.contract.models import ResourceUsage
@@ -17,7 +18,7 @@ from flow_manager.errors import (
 )
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import NothingInside
+from flow_manager.runtimes.inside import LogLine, NothingInside
 from flow_manager.runtimes.proxmox.claims import Claims
 from flow_manager.runtimes.proxmox.client import KIND, PveClient
 from flow_manager.runtimes.proxmox.create import Creator
@@ -186,7 +187,7 @@ class ProxmoxProvider(NothingInside):
         await self._inventory.look(known)
         return known.observation()
 
-    async def logs(self, id: str, *, tail: int = 100) -> list[str]:
+    async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
         """The API shows nothing of what a container writes. :raises Unsupported:"""
         await self._inventory.find(id)
         raise self._unsupported("logs")

@@ -131,7 +131,7 @@ async def test_every_verb_works_on_it(adopting: DockerProvider, others: Others, 
     assert (await adopting.stop(flow_id, timeout=10)).exit_code == 143
     assert (await adopting.start(flow_id)).state == "running"
     assert (await adopting.kill(flow_id)).exit_code == 137
-    assert await adopting.logs(flow_id) == []
+    assert [line.text for line in await adopting.logs(flow_id)] == []
     assert (await adopting.start(flow_id)).runtime_id == runtime_id
     assert (await adopting.stats(flow_id)).pids is not None
     with pytest.raises(errors.ContainerRunning):

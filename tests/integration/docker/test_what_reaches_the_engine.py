@@ -55,7 +55,7 @@ async def test_the_process_limit_is_really_kept(lab: DockerHarness, docker: Dock
     await docker.start(spec.id)
 
     async def refused() -> bool:
-        return any("fork" in line for line in await docker.logs(spec.id))
+        return any("fork" in line.text for line in await docker.logs(spec.id))
 
     await until(refused, "a fork is refused")
 
@@ -97,7 +97,7 @@ async def test_flows_of_a_tenant_find_each_other_by_name_and_those_of_others_do_
     await docker.create(stranger)
     await docker.start(stranger.id)
     await printed(docker, stranger.id, "over")
-    assert "served" not in await docker.logs(stranger.id)
+    assert "served" not in [line.text for line in await docker.logs(stranger.id)]
     networks = {network["Name"] for network in engine_api.request(lab.host, "GET", "/networks")}
     assert {f"flow-manager-{lab.instance}", f"flow-manager-{lab.instance}-blue"} <= networks
     addresses = (await docker.inspect(server.id)).addresses
@@ -222,7 +222,7 @@ async def test_bind_sources_are_the_engines_hosts_when_the_manager_is_in_a_conta
     await docker.create(spec)
     await docker.start(spec.id)
     await printed(docker, spec.id, "code")
-    assert await docker.logs(spec.id) == ["channel", "code"]
+    assert [line.text for line in await docker.logs(spec.id)] == ["channel", "code"]
 
 
 async def test_a_volume_whose_source_is_missing_is_refused_and_not_made(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from aiohttp import web
 
 from flow_manager.contract import inside, requests
 from flow_manager.contract.activity import Activity
+from flow_manager.contract.inside import LogLineModel, Logs
 from flow_manager.contract.models import (
     ContainerInfo,
     ContainerStatus,
@@ -244,6 +247,71 @@ class FakeDesk:
         self.viewers = {id: other for id, other in self.viewers.items() if other is not viewer}
 
 
+@dataclass(frozen=True)
+class FakeBatch:
+    items: tuple[bytes, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.items))
+
+
+class FakeReader:
+    """What the flows of a FakeManager write and use, as the test says: `write`, `use`, `end`."""
+
+    def __init__(self, manager: FakeManager) -> None:
+        self.manager = manager
+        self.followers: list[tuple[str, Any]] = []
+        self.usage_followers: list[tuple[str, Any]] = []
+        self.begin_with: tuple[str, ...] = ("hello",)
+        self.hold: asyncio.Event | None = None
+        self.due = False
+
+    @staticmethod
+    def batch(*texts: str) -> FakeBatch:
+        return FakeBatch(
+            tuple(json.dumps({"stream": "stdout", "text": text, "timestamp": None}).encode() for text in texts)
+        )
+
+    def write(self, *texts: str) -> None:
+        batch = self.batch(*texts)
+        for _, follower in self.followers:
+            follower.take(batch)
+
+    async def get_logs(self, principal: Principal, request: Any) -> Logs:
+        self.manager._flow(principal, request.container_id)
+        lines = [LogLineModel(stream="stdout", text=text, timestamp=None) for text in self.begin_with]
+        return Logs(lines=lines[-request.tail :] if request.tail else [])
+
+    async def follow(self, principal: Principal, request: Any, make: Callable[[str], Any]) -> None:
+        flow_id = self.manager.resolve(principal, request.container_id)
+        if self.hold is not None:
+            await self.hold.wait()
+        follower = make(flow_id)
+        if self.begin_with:
+            follower.take(self.batch(*self.begin_with))
+        self.followers.append((flow_id, follower))
+
+    def leave(self, flow_id: str, follower: Any) -> None:
+        self.followers = [item for item in self.followers if item[1] is not follower]
+
+    def status_is_due(self, principal: Principal, request: Any) -> bool:
+        return self.due
+
+    async def status(self, principal: Principal, request: Any) -> ContainerStatus:
+        status = self.manager.get_status(principal, request)
+        return status.model_copy(update={"resource_usage": ResourceUsage(cpu_percent=12.5, memory_bytes=1000, pids=1)})
+
+    def follow_usage(self, principal: Principal, request: Any, make: Callable[[str], Any]) -> None:
+        flow_id = self.manager.resolve(principal, request.container_id)
+        follower = make(flow_id)
+        self.usage_followers.append((flow_id, follower))
+        follower.sampled(ResourceUsage(), datetime(2026, 1, 1, tzinfo=UTC))
+
+    def leave_usage(self, flow_id: str, listener: Any) -> None:
+        self.usage_followers = [item for item in self.usage_followers if item[1] is not listener]
+
+
 class FakeStream:
     """An activity log in memory. `store` and `publish` are apart, as in the real one."""
 
@@ -371,7 +439,7 @@ class RecordingLog:
 async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespace]:
     settings = Settings(state_dir=tmp_path, sockets_dir=Path("/tmp/fm"), **overrides)
     manager, stream, repeats, log = FakeManager(), FakeStream(), FakeRepeats(), RecordingLog()
-    waker, terminals = FakeWaker(manager), FakeDesk()
+    waker, reader, terminals = FakeWaker(manager), FakeReader(manager), FakeDesk()
     gateway = Gateway(
         settings,
         manager,
@@ -382,6 +450,7 @@ async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespa
         SystemClock(),
         waker=waker,
         terminals=terminals,
+        reader=reader,
     )
     stream.publish_to = gateway.publish_activity
     manager.on_change = gateway.publish_status
@@ -405,6 +474,7 @@ async def serve(tmp_path: Path, **overrides: Any) -> AsyncIterator[SimpleNamespa
             manager=manager,
             waker=waker,
             terminals=terminals,
+            reader=reader,
             stream=stream,
             repeats=repeats,
             log=log,

@@ -188,3 +188,23 @@ def test_figures() -> None:
     for value in some():
         masker.add_secret(value)
     print(f"100 characters, 1,500 secrets: {timed(masker, text):.1f} µs")
+
+
+@pytest.mark.parametrize("before", range(9))
+@pytest.mark.parametrize("after", range(5))
+def test_a_value_is_found_wherever_it_stands(before: int, after: int) -> None:
+    masker = Masker()
+    masker.add_secret("s3cr3t")
+    masker.add_secret("s3cr3t-and-more")
+    masker.remove_secret("s3cr3t-and-more")
+    assert masker.mask_text("." * before + "s3cr3t" + "," * after) == "." * before + "***" + "," * after
+    masker.remove_secret("s3cr3t")
+    assert masker.mask_text("." * before + "s3cr3t") == "." * before + "s3cr3t"
+    assert not masker._hints
+
+
+def test_a_value_of_several_lines_is_masked_line_by_line() -> None:
+    masker = Masker()
+    masker.add_environment({"TLS_PRIVATE_KEY": "-----BEGIN KEY-----\nMIIEvQIBADANBg\n-----END KEY-----\n"})
+    assert masker.mask_text("MIIEvQIBADANBg") == "***"
+    assert masker.mask_text("key: -----BEGIN KEY-----") == "key: ***"

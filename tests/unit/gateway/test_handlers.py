@@ -30,7 +30,7 @@ class Recorder:
 def handler() -> SocketIOEventHandler:
     clients = Clients()
     clients.add(Client("sid-1", LOCAL, socket=None))
-    return SocketIOEventHandler(Recorder(), clients, Recorder(), Recorder(), Recorder())
+    return SocketIOEventHandler(Recorder(), clients, *(Recorder() for _ in range(7)))
 
 
 def test_each_event_has_its_handler_and_each_handler_its_event(handler):
@@ -67,5 +67,8 @@ async def test_reads_are_answered_at_once_and_the_rest_are_tasks(handler):
         "subscribe_wake_events",
         "unsubscribe_wake_events",
         "detach_container",
+        "unfollow_logs",
+        "follow_usage",
+        "unfollow_usage",
     }
     assert not asyncio.iscoroutinefunction(handler.handle_get_status)

@@ -102,6 +102,7 @@ def spawn(tmp_path: Path, *command: str, cgroup_procs: Path | None = None, folde
             environment={"PATH": f"{tmp_path}:/usr/bin:/bin"},
             folder=folder or tmp_path,
             output=output.fileno(),
+            errors=output.fileno(),
             cgroup_procs=cgroup_procs,
         )
 

@@ -60,7 +60,9 @@ def alive(pid: int) -> bool:
 
 async def pid_printed(provider: ProcessProvider, id: str, name: str) -> int:
     async def found() -> int:
-        return next((int(line.split()[1]) for line in await provider.logs(id) if line.startswith(f"{name} ")), 0)
+        return next(
+            (int(line.text.split()[1]) for line in await provider.logs(id) if line.text.startswith(f"{name} ")), 0
+        )
 
     return await eventually(found)
 
@@ -413,7 +415,7 @@ async def test_it_works_in_its_code_or_a_folder_of_its_own(
         shell(harness, "pwd; echo ready; sleep 60", code_folder=code, working_dir="/"),
     )
     await asyncio.gather(*(run(provider, spec) for spec in (own, coded, asked)))
-    assert [(await provider.logs(spec.id))[0] for spec in (own, coded, asked)] == [
+    assert [(await provider.logs(spec.id))[0].text for spec in (own, coded, asked)] == [
         str(record_of(harness, own) / "work"),
         str(code),
         "/",

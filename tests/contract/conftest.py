@@ -1,0 +1,34 @@
+"""Each test of the suite runs on every runtime."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flow_manager.runtimes.base import Runtime
+from tests.contract.harness import RuntimeHarness, opened
+
+KINDS = [pytest.param("docker", marks=pytest.mark.docker), "process", "memory", "proxmox"]
+
+
+@pytest.fixture(params=KINDS)
+def parts(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
+    module = importlib.import_module(f"tests.contract.harness_{request.param}")
+    return module, {name: request.getfixturevalue(name) for name in module.FIXTURES}
+
+
+@pytest.fixture
+async def harness(parts: tuple[Any, dict[str, Any]], tmp_path: Path) -> AsyncIterator[RuntimeHarness]:
+    module, fixtures = parts
+    async with module.harness(tmp_path, **fixtures) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def runtime(harness: RuntimeHarness) -> AsyncIterator[Runtime]:
+    async with opened(harness) as runtime:
+        yield runtime
