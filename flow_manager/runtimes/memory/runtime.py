@@ -220,21 +220,13 @@ class MemoryRuntime(NothingInside):
     async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
         async with self._call("logs"):
             self._need("logs", "show what flows write")
-            written = [*self._flow(id).log.lines]
-            lines = written[-tail:] if tail > 0 else []
-        return [line for line in lines if since is None or (line.timestamp is not None and line.timestamp >= since)]
+            return self._flow(id).log.tail(tail, since)
 
     async def follow_logs(self, id: str, *, after: LogPosition) -> AsyncGenerator[list[LogLine], None]:
         async with self._call("follow_logs"):
             self._need("logs", "show what flows write")
             flow = self._flow(id)
-
-        def over() -> bool:
-            if self.faults.away is not None:
-                raise self._unavailable(self.faults.away)
-            return not flow.running
-
-        async with aclosing(flow.log.follow(after, over)) as batches:
+        async with aclosing(flow.log.follow(after, lambda: not flow.running)) as batches:
             async for lines in batches:
                 yield lines
 
@@ -396,8 +388,9 @@ class MemoryRuntime(NothingInside):
             self._hub.publish(event)
 
     def _availability(self, reason: str | None) -> None:
-        for flow in self.engine.flows.values():
-            flow.log.stir()
+        if reason is not None:
+            for flow in self.engine.flows.values():
+                flow.log.fail(self._unavailable(reason))
         if reason is not None:
             self._hub.publish(RuntimeEvent("unavailable", reason=reason))
         else:
