@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 
 from flow_manager.client.errors import ServiceRefused
@@ -12,6 +12,7 @@ from flow_manager.client.session import Session
 from flow_manager.client.wakes import WakeFollower
 from flow_manager.client.wire import checked_url, incoming, outgoing, reply_data
 from flow_manager.contract.activity import Activity, ActivityPage, Subscription
+from flow_manager.contract.inside import ExecResult
 from flow_manager.contract.models import (
     ContainerConfig,
     ContainerInfo,
@@ -35,6 +36,8 @@ OPERATION_TIMEOUT = 180.0
 WAKE_TIMEOUT = MAX_TIMEOUT + 75.0
 # A create may pull an image, which is only bounded by its progress.
 CREATE_TIMEOUT = 1800.0
+# What a command's own time-out comes on top of: the flow may have to be woken for it, and ended commands take a moment.
+EXEC_GRACE = WAKE_TIMEOUT
 # How long after its own deadline the service may answer.
 ANSWER_GRACE = 15.0
 
@@ -229,6 +232,27 @@ class FlowManagerClient:
             "request_id": request_id,
         }
         return incoming(MessageDelivery, await self.call("send_message", request, timeout=timeout + ANSWER_GRACE))
+
+    async def exec_container(
+        self,
+        container_id: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        working_dir: str | None = None,
+        timeout: float = 60.0,
+        request_id: str | None = None,
+    ) -> ExecResult:
+        """Run a command in a flow, to its end. `timeout`: seconds that it may take, then it is ended."""
+        request = {
+            "container_id": container_id,
+            "command": list(command),
+            "environment": dict(environment) if environment else None,
+            "working_dir": working_dir,
+            "timeout": float(timeout),
+            "request_id": request_id,
+        }
+        return incoming(ExecResult, await self.call("exec_container", request, timeout=timeout + EXEC_GRACE))
 
     def subscribe_activity(
         self,

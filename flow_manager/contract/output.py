@@ -8,12 +8,13 @@ three (U+FFFD). Ordinary text takes little more than its own size, and isn't cut
 from __future__ import annotations
 
 import codecs
-import re
 
 # Both streams together, as JSON; the reply's other fields and the frame's head have the rest of the 4 MiB.
 MAX_JSON = 3 * 1024 * 1024 + 768 * 1024
-_SHORT_ESCAPE = re.compile(r'["\\\b\f\n\r\t]')
-_LONG_ESCAPE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
+_SHORT_ESCAPES = b'"\\\b\f\n\r\t'
+_LONG_ESCAPES = bytes(byte for byte in range(32) if byte not in _SHORT_ESCAPES)
+# Looked at in pieces, so that the whole is looked at once and not at each step of a search.
+PIECE = 16 * 1024
 
 
 def fitting(stdout: bytes, stderr: bytes, *, truncated: bool, limit: int = MAX_JSON) -> tuple[str, str, bool]:
@@ -32,7 +33,11 @@ def fitting(stdout: bytes, stderr: bytes, *, truncated: bool, limit: int = MAX_J
 
 def json_size(text: str) -> int:
     """Bytes of `text` as a JSON string in UTF-8, without its quotes."""
-    return len(text.encode()) + len(_SHORT_ESCAPE.findall(text)) + 5 * len(_LONG_ESCAPE.findall(text))
+    raw = text.encode()
+    # Deleting bytes and comparing lengths takes a millisecond a megabyte, a regular expression a hundred.
+    short = len(raw) - len(raw.translate(None, _SHORT_ESCAPES))
+    long = len(raw) - len(raw.translate(None, _LONG_ESCAPES))
+    return len(raw) + short + 5 * long
 
 
 def _text(raw: bytes, truncated: bool) -> str:
@@ -43,10 +48,14 @@ def _cut(text: str, size: int, room: int) -> str:
     """The longest beginning that takes at most `room` bytes."""
     if size <= room:
         return text
-    low, high = 0, len(text)
+    start = 0
+    while (used := json_size(text[start : start + PIECE])) <= room:
+        room -= used
+        start += PIECE
+    low, high = start, start + PIECE
     while low < high:
         middle = (low + high + 1) // 2
-        if json_size(text[:middle]) <= room:
+        if json_size(text[start:middle]) <= room:
             low = middle
         else:
             high = middle - 1

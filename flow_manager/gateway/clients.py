@@ -38,6 +38,11 @@ class Client:
         if self.socket.client is self:
             self.socket.queue.put_nowait(frame)
 
+    async def turn(self, size: int) -> None:
+        """Before a reply that may be large; at once for one that isn't, and for a client that is gone."""
+        if self.socket.client is self:
+            await self.socket.queue.turn(size)
+
     def emit(self, event: str, data: Any) -> None:
         self.send(event_frame(event, strict_json.dumps_bytes(data)))
 

@@ -191,6 +191,7 @@ class Dispatcher:
             self._refuse(client, call.ack, self.fault("reply", exc, sid=client.sid, event=name), name)
             return
         self._recorder.events.add(name, reply["code"] if reply["error"] else OK)
+        await client.turn(len(body))
         self._send(client, call.ack, body, failed=bool(reply["error"]))
 
     async def _reply(self, client: Client, call: Call) -> dict[str, Any]:

@@ -8,6 +8,8 @@ This one stands in the same place (`queue` of the Engine.IO socket), so that wha
 - while a WebSocket is attached and reads, a frame is written to its transport at once: no task, no queue;
 - when the transport has `DIRECT_BOUND` bytes pending, frames wait here, and one task hands them on as the client reads;
 - frames with the same key (a flow's status) replace each other while they wait;
+- one frame alone, however large, is no sign of a slow client: the bound is for what comes beside it, and a large reply waits
+  for its turn (`turn`) while others are on their way;
 - past the bound the client is cut off: what waits is dropped, `on_overflow` ends the connection. It resumes by cursor;
 - who can wait (a terminal's output) asks for `room` first, and is never the reason for that.
 """
@@ -26,6 +28,8 @@ from flow_manager.gateway.frames import BinaryFrame, Frame, websocket_text
 DIRECT_BOUND = 64 * 1024
 # How often a transport is looked at that alone holds what is pending, in seconds.
 LOOK_AGAIN = 0.01
+# A client that takes nothing for so long does not read; its ping would end it a little later.
+TURN_SECONDS = 30.0
 # A packet that is not one of our frames (ping, open, close, connect) is small; its size is not worth encoding it twice.
 SMALL_PACKET = 256
 
@@ -47,6 +51,9 @@ class Outbox(asyncio.Queue[Any]):
         self.limit = limit
         self.on_overflow: Callable[[], None] | None = None
         self._bytes = 0
+        # Bytes of a frame that was sent when nothing waited: what may be pending beside the limit.
+        self._alone = 0
+        self._turn = asyncio.Lock()
         self._latest: dict[str, _Latest] = {}
         self._socket: web.WebSocketResponse | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -85,6 +92,7 @@ class Outbox(asyncio.Queue[Any]):
             and item is not None
             and transport.get_write_buffer_size() <= DIRECT_BOUND
         ):
+            self._alone = _large(item)
             self._write(transport, item)
             return
         self._hold(item)
@@ -100,6 +108,7 @@ class Outbox(asyncio.Queue[Any]):
             and not self._closed
             and transport.get_write_buffer_size() <= DIRECT_BOUND
         ):
+            self._alone = 0
             if not transport.is_closing():
                 transport.write(wire)
             return
@@ -117,6 +126,21 @@ class Outbox(asyncio.Queue[Any]):
                 self._taken = asyncio.Event()
             self._taken.clear()
             await self._taken.wait()
+
+    async def turn(self, size: int) -> None:
+        """Before a reply of so many bytes: return when it fits beside what waits, or nothing waits.
+
+        Replies are asked for: a client that asked for several large ones, and reads them, is not slow. After `TURN_SECONDS`
+        it is; then the bound decides.
+        """
+        if size <= DIRECT_BOUND:
+            return
+        async with self._turn:
+            try:
+                async with asyncio.timeout(TURN_SECONDS):
+                    await self.room(max(0, self.limit - size))
+            except TimeoutError:
+                pass
 
     def discard(self) -> None:
         """Drop what waits and take nothing more; who waits in `get` is let go with a None. Its memory is free at once."""
@@ -160,8 +184,10 @@ class Outbox(asyncio.Queue[Any]):
                 place.frame = item
                 return
             item = self._latest[key] = _Latest(item)
+        if self.pending_bytes == 0:
+            self._alone = _large(item)
         super().put_nowait(item)
-        if self.pending_bytes > self.limit and self.on_overflow is not None:
+        if self.pending_bytes > self.limit + self._alone and self.on_overflow is not None:
             self.on_overflow()
 
     def _hand_on(self) -> None:
@@ -193,6 +219,11 @@ class Outbox(asyncio.Queue[Any]):
 
 def _payload(item: Any) -> bytes:
     return item.payload if isinstance(item, Frame) else str(item.encode()).encode()
+
+
+def _large(item: Any) -> int:
+    size = _size(item)
+    return size if size > DIRECT_BOUND else 0
 
 
 def _size(item: Any) -> int:

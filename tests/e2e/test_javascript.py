@@ -37,6 +37,12 @@ async def test_a_javascript_client_does_every_event_with_a_real_flow(
     assert set(seen["replies"]) == set(CLIENT_EVENTS)
     assert {name: reply["error"] for name, reply in seen["replies"].items()} == dict.fromkeys(CLIENT_EVENTS, False)
     assert seen["replies"]["send_message"]["data"]["reply"] == {"echo": {"hello": "flow"}}
+    assert seen["replies"]["exec_container"]["data"] == {
+        "exit_code": 0,
+        "stdout": "in the flow\n",
+        "stderr": "",
+        "truncated": False,
+    }
     assert seen["replies"]["kill_container"]["data"]["exit_code"] == 137
     assert {entry["type"] for entry in seen["events"]["activity"]} >= {
         "container_created",

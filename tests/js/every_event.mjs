@@ -49,6 +49,7 @@ if (process.argv[5]) {
     await new Promise((resolve) => setTimeout(resolve, 50));
 }
 await call("send_message", { container_id, message: { hello: "flow" }, expect_reply: true, timeout: 20 });
+await call("exec_container", { container_id, command: ["echo", "in", "the flow"] });
 const { terminal_id } = (await call("attach_container", { container_id, cols: 80, rows: 24 })).data;
 await call("terminal_resize", { terminal_id, cols: 100, rows: 30 });
 await call("terminal_input", { terminal_id, data: Buffer.from("echo typed\r") });

@@ -163,3 +163,55 @@ async def test_a_compressed_websocket_is_not_written_to_directly():
     websocket.compress = 15
     with pytest.raises(ValueError, match="compressed"):
         outbox.attach(websocket, transport)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_one_large_frame_alone_is_no_sign_of_a_slow_client_and_what_comes_beside_it_has_its_bound(attached):
+    outbox, transport, overflows = Outbox(100_000), FakeTransport(), []
+    if attached:
+        outbox.attach(FakeSocket(transport), transport)
+    outbox.on_overflow = lambda: overflows.append(True)
+    outbox.put_nowait(Frame(b"x" * 1_000_000))
+    transport.pending = 1_000_000 if attached else 0
+    for _ in range(9):
+        outbox.put_nowait(Frame(b"y" * 10_000))
+    assert overflows == []
+    outbox.put_nowait(Frame(b"y" * 10_001))
+    assert overflows == [True]
+    outbox.discard()
+
+
+async def test_large_replies_wait_for_their_turn_and_small_ones_do_not(monkeypatch):
+    monkeypatch.setattr("flow_manager.gateway.slow_clients.LOOK_AGAIN", 0)
+    outbox, transport, _ = connected(limit=1_000_000)
+    overflows, order = [], []
+    outbox.on_overflow = lambda: overflows.append(True)
+
+    async def reply(name: bytes) -> None:
+        await outbox.turn(900_000)
+        outbox.put_nowait(Frame(name * 900_000))
+        transport.pending = 900_000
+        order.append(name)
+
+    replies = [asyncio.create_task(reply(name)) for name in (b"a", b"b", b"c")]
+    for expected in ([b"a"], [b"a", b"b"], [b"a", b"b", b"c"]):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert order == expected
+        await outbox.turn(DIRECT_BOUND)
+        transport.pending = 0
+    await asyncio.gather(*replies)
+    assert overflows == []
+
+
+async def test_a_client_that_never_takes_anything_is_given_no_more_turns(monkeypatch):
+    monkeypatch.setattr("flow_manager.gateway.slow_clients.TURN_SECONDS", 0)
+    outbox, transport, _ = connected(limit=100_000)
+    overflows = []
+    outbox.on_overflow = lambda: overflows.append(True)
+    transport.pending = 90_000
+    await outbox.turn(DIRECT_BOUND + 1)
+    outbox.put_nowait(Frame(b"x" * (DIRECT_BOUND + 1)))
+    assert overflows == [True]
+    outbox.discard()
+    await outbox.turn(10**9)
