@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import signal
+import sys
 
 from tests.pve.emulator import Emulator
 
@@ -33,8 +33,8 @@ def arguments() -> argparse.Namespace:
 
 async def serve(options: argparse.Namespace) -> None:
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    for end in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(end, stopped.set)
     nodes = [f"pve{number}" for number in range(1, options.nodes + 1)]
     emulator = Emulator(
         nodes,
@@ -66,8 +66,10 @@ async def serve(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(serve(arguments()))
+    except OSError as error:
+        sys.exit(f"{error} (--port 0 takes any free one)")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.pve.errors import ApiError, forbidden, unauthorized
 
@@ -148,26 +149,34 @@ class Access:
 
     # --- what they may ----------------------------------------------------------------------------------------------
 
-    def _listed(self, who: str, path: str) -> frozenset[str]:
-        """What the lists give on a path: the deepest one that names `who` counts."""
-        steps = [part for part in path.split("/") if part]
-        found: frozenset[str] = frozenset()
-        for depth in range(len(steps) + 1):
-            here = "/" + "/".join(steps[:depth])
-            mine = [entry for entry in self.entries if entry.who == who and entry.path.rstrip("/") == here.rstrip("/")]
-            mine = [entry for entry in mine if entry.propagate or depth == len(steps)]
-            if mine:
-                found = frozenset().union(*(self.roles.get(entry.role, frozenset()) for entry in mine))
+    def _lists(self, who: str) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+        """By path: what there is on it, and what of that goes on to what is below."""
+        found: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+        for entry in self.entries:
+            if entry.who == who:
+                path, given = entry.path.rstrip("/"), self.roles.get(entry.role, frozenset())
+                here, below = found.get(path, (frozenset(), frozenset()))
+                found[path] = (here | given, below | given if entry.propagate else below)
         return found
 
-    def privileges(self, who: Identity, path: str) -> frozenset[str]:
-        whole = PRIVILEGES if who.user == ROOT else self._listed(who.user, path)
+    def view(self, who: Identity) -> Callable[[str], frozenset[str]]:
+        """What they may on a path, as the lists are now; for those who ask of many paths."""
+        if who.user == ROOT:
+            whole: Callable[[str], frozenset[str]] = lambda path: PRIVILEGES  # noqa: E731
+        else:
+            whole = partial(_deepest, self._lists(who.user))
         if who.token is None:
             return whole
         token = self.tokens.get(who.id)
         if token is None:
-            return frozenset()
-        return whole & self._listed(who.id, path) if token.privsep else whole
+            return lambda path: frozenset()
+        if not token.privsep:
+            return whole
+        own = self._lists(who.id)
+        return lambda path: whole(path) & _deepest(own, path)
+
+    def privileges(self, who: Identity, path: str) -> frozenset[str]:
+        return self.view(who)(path)
 
     def has(self, who: Identity, path: str, privileges: Sequence[str], *, any: bool = False) -> bool:
         given = self.privileges(who, path)
@@ -190,3 +199,15 @@ class Access:
         paths = [path] if path else sorted({*DUMPED, *own})
         found = {each: dict.fromkeys(sorted(self.privileges(who, each)), 1) for each in paths}
         return {each: given for each, given in found.items() if given or path}
+
+
+def _deepest(lists: Mapping[str, tuple[frozenset[str], frozenset[str]]], path: str) -> frozenset[str]:
+    """The deepest list on the way to a path counts."""
+    path = path.rstrip("/")
+    if path in lists:
+        return lists[path][0]
+    while path:
+        path = path.rpartition("/")[0]
+        if path in lists and (lists[path][1] or not lists[path][0]):
+            return lists[path][1]
+    return frozenset()

@@ -29,7 +29,8 @@ def find() -> Path | None:
 @functools.cache
 def load(path: Path) -> Mapping[str, Mapping[str, Schema]]:
     """Method information by path and method."""
-    return json.loads(path.read_text(encoding="utf-8"))["paths"]
+    found: dict[str, dict[str, Schema]] = json.loads(path.read_text(encoding="utf-8"))["paths"]
+    return found
 
 
 def expression(pattern: str) -> str:

@@ -131,7 +131,7 @@ class Cluster:
 
     def next_vmid(self) -> int:
         vmid = FIRST_VMID
-        while self.taken(vmid):
+        while vmid in self.containers or vmid in self.machines:
             vmid += 1
         return vmid
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from tests.pve.calls import Call
 from tests.pve.container import Container
-from tests.pve.errors import TaskFailed, died, forbidden
+from tests.pve.errors import TaskFailed, died, forbidden, refused
 from tests.pve.options import FEATURES, NET, NOT_KEPT, SINCE_9_1, plain, privilege
-from tests.pve.schema import UNKNOWN, parts, refused
+from tests.pve.schema import UNKNOWN, parts
 
 READ_ONLY = ("unprivileged",)
 NET_ORDER = (

@@ -14,7 +14,7 @@ from tests.pve.cluster import Cluster
 from tests.pve.container import Container
 from tests.pve.errors import TaskFailed, died, unauthorized
 from tests.pve.tasks import Task
-from tests.pve.terminal import Terminal
+from tests.pve.terminal import SCREEN, Terminal
 
 FIRST_PORT, LAST_PORT = 5900, 5999
 # proxmox-termproxy takes API tokens only since it came with this version.
@@ -53,7 +53,8 @@ class Frames:
             return "ping", b""
         if kind == b"0":
             if not (head := re.match(rb"0:(\d{1,7}):", self.rest)):
-                return self._incomplete(rb"0(:\d{0,7})?")
+                self._must_begin(rb"0(:\d{0,7})?")
+                return None
             end = head.end() + int(head[1])
             if len(self.rest) < end:
                 return None
@@ -61,12 +62,13 @@ class Frames:
             return "data", data
         if kind == b"1":
             if not (head := re.match(rb"1:(\d{1,5}):(\d{1,5}):", self.rest)):
-                return self._incomplete(rb"1(:\d{0,5}(:\d{0,5})?)?")
+                self._must_begin(rb"1(:\d{0,5}(:\d{0,5})?)?")
+                return None
             self.rest = self.rest[head.end() :]
             return "size", (int(head[1]), int(head[2]))
         raise BadFrame(f"unknown frame {self.rest[:20]!r}")
 
-    def _incomplete(self, pattern: bytes) -> None:
+    def _must_begin(self, pattern: bytes) -> None:
         if not re.fullmatch(pattern, self.rest):
             raise BadFrame(f"not a frame: {self.rest[:20]!r}")
 
@@ -174,14 +176,18 @@ async def _serve(cluster: Cluster, console: Console, answer: web.WebSocketRespon
         return
     prompt = f"{CURSOR_QUESTION}# " if cluster.asks_cursor else None
     terminal = await cluster.inside.console(console.container, prompt=prompt)
-    await _join(terminal, answer, rest, answers_cursor=cluster.asks_cursor)
+    # The screen of a shell is drawn again for who comes late; what a program has printed is gone.
+    screen = b"" if terminal is console.container.program else terminal.recent[-SCREEN:]
+    await _join(terminal, answer, rest, screen, answers_cursor=cluster.asks_cursor)
 
 
-async def _join(terminal: Terminal, answer: web.WebSocketResponse, rest: bytes, *, answers_cursor: bool) -> None:
+async def _join(
+    terminal: Terminal, answer: web.WebSocketResponse, rest: bytes, screen: bytes, *, answers_cursor: bool
+) -> None:
     """Both ways at once, until the client leaves or the session is over."""
     printed: asyncio.Queue[bytes] = asyncio.Queue()
-    if terminal.recent:
-        printed.put_nowait(terminal.recent)  # a second client sees the screen of the first
+    if screen:
+        printed.put_nowait(screen)
     unwatch = terminal.watch(printed.put_nowait)
     works = [
         asyncio.create_task(_print(printed, answer)),

@@ -115,6 +115,14 @@ class Emulator:
             raise AssertionError("a genuine server would not have done so:\n" + "\n".join(wrong[:20]))
 
     async def open(self) -> None:
+        """:raises OSError: the port is taken; nothing is left then."""
+        try:
+            await self._open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pve-emulator-"))
         self.cluster.folder = self._folder
         self.cluster.began = self.cluster.clock()
@@ -137,6 +145,7 @@ class Emulator:
         await self.faults.close()
         await self.cluster.tasks.close()
         self._hang_up()
+        await self.cluster.inside.settle()
         for container in list(self.cluster.containers.values()):
             await self.cluster.inside.stop(container)
         await self.cluster.inside.close()

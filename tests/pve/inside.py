@@ -36,6 +36,12 @@ class Inside:
         self._pid = 4000
         self._late: dict[int, asyncio.Task[None]] = {}
         self._watched: set[asyncio.Task[None]] = set()
+        self._spawning: set[asyncio.Task[None]] = set()
+
+    async def settle(self) -> None:
+        """Wait for programs that are about to begin: then they can be ended."""
+        if self._spawning:
+            await asyncio.wait(self._spawning)
 
     async def close(self) -> None:
         for late in [*self._late.values(), *self._watched]:
@@ -59,14 +65,26 @@ class Inside:
         self._prepare(container)
         if entrypoint := container.config.get("entrypoint"):
             await self._run(container, str(entrypoint))
-        self._mark(container)
+        try:
+            self._mark(container)
+        except OSError:
+            if container.program is not None:
+                await container.program.close()
+            raise
 
     def start_soon(self, container: Container) -> None:
         """The same for those who can't wait: it counts as running at once, and a program follows."""
         self._prepare(container)
         if entrypoint := container.config.get("entrypoint"):
-            self.later(self._run(container, str(entrypoint)))
+            spawning = self.later(self._run_soon(container, str(entrypoint)))
+            self._spawning.add(spawning)
+            spawning.add_done_callback(self._spawning.discard)
         self._mark(container)
+
+    async def _run_soon(self, container: Container, entrypoint: str) -> None:
+        await self._run(container, entrypoint)
+        if not container.running and container.program is not None:  # stopped meanwhile
+            await container.program.close()
 
     def _prepare(self, container: Container) -> None:
         container.apply_pending()

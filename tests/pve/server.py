@@ -48,7 +48,12 @@ class Server:
             if rule.takes(request.method, path):
                 await asyncio.sleep(rule.seconds)
         recycled = any(rule.takes(request.method, path) for rule in self._faults.recycles)
-        route, places, given, data, error, who, total = None, {}, {}, None, None, None, None
+        route: Route | None = None
+        who: Identity | None = None
+        error: ApiError | None = None
+        places: dict[str, str] = {}
+        given: dict[str, Any] = {}
+        data, total = None, None
         try:
             if fault := next((rule for rule in self._faults.answers if rule.takes(request.method, path)), None):
                 raise ApiError(fault.status, fault.message, empty=fault.status in (401, 595, 596))

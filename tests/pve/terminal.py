@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 READ = 65536
-# A late comer sees this much of what was on the screen.
-KEPT = 4096
+# A late comer sees this much of what was on the screen; tests that look behind it see more.
+SCREEN = 4096
+KEPT = 1 << 18
 # How much a program may leave unread of what is typed, before more is dropped (a terminal's own queue holds 4 KB).
 MOST_TYPED = 1 << 20
 GRACE = 2.0
@@ -102,21 +103,23 @@ class Terminal:
                 os.kill(pid, signal.SIGKILL)
         await self.ended.wait()
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Whether there was something."""
         try:
             data = os.read(self._master, READ)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
             data = b""
         if not data:  # nobody holds the other side any more
             self._hang_up()
-            return
+            return False
         self.recent = (self.recent + data)[-KEPT:]
         for watcher in list(self._watchers):
             watcher(data)
+        return True
 
     def _writable(self) -> None:
         loop = asyncio.get_running_loop()
@@ -145,7 +148,7 @@ class Terminal:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0)  # what it printed last
-        if self._master >= 0:
-            self._readable()
+        while self._master >= 0 and self._readable():
+            pass
         self._hang_up()
         self.ended.set()

@@ -72,6 +72,16 @@ async def test_the_deepest_list_counts(api: Api) -> None:
     assert (await mine.ends("POST", f"{C}/{other}/status/start")) == "OK"
 
 
+async def test_a_list_that_does_not_propagate_is_for_its_path_alone(api: Api) -> None:
+    admin, vmid = await root(api), api.pve.add_container()
+    mine = Api.by_token(api.pve, api.session, api.pve.token("flat", user="flat@pve", role={}))
+    for kind, who in (("users", "flat@pve"), ("tokens", "flat@pve!flat")):
+        reply = await admin.put("/access/acl", path="/vms", roles="PVEAuditor", propagate=0, **{kind: who})
+        assert reply.status == 200
+    assert (await mine.get("/access/permissions", path="/vms")).data["/vms"]["VM.Audit"] == 1
+    assert (await mine.get(f"{C}/{vmid}/config")).status == 403
+
+
 @pytest.mark.parametrize(
     ("privilege", "method", "path", "params"),
     [

@@ -139,10 +139,12 @@ async def test_with_a_tty_there_is_a_login_and_nobody_gets_in(api: Api) -> None:
 
 
 async def test_with_console_one_sees_what_the_program_prints_from_now_on(api: Api) -> None:
-    entrypoint = "sh -c 'while :; do echo tick; sleep 0.05; done'"
+    entrypoint = "sh -c 'echo first; while :; do echo tick; sleep 0.05; done'"
     vmid = api.pve.add_container(running=True, cmode="console", entrypoint=entrypoint)
+    await until(lambda: "first" in api.pve.containers[vmid].written, "it prints")
     async with looking(api, vmid) as screen:
         await screen.shows("tick")
+        assert b"first" not in screen.seen
 
 
 async def test_a_shell_like_busybox_asks_where_the_cursor_is_and_takes_the_answer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from tests.pve.container import Behaviour
+from tests.pve.emulator import Emulator
 from tests.pve.storage import OciImage
 from tests.unit.pve.conftest import Api, until
 
@@ -96,6 +98,31 @@ async def test_a_stop_kills_everything_of_its_session(api: Api) -> None:
     assert psutil.pid_exists(child)
     await api.ends("POST", f"{C}/{vmid}/status/stop")
     await until(lambda: not psutil.pid_exists(child), "the child is gone")
+
+
+async def test_a_port_that_is_taken_makes_the_start_fail(api: Api) -> None:
+    vmid = api.pve.add_container()
+    host, _, port = api.pve.address(vmid).partition(":")
+    with socket.create_server((host, int(port))):
+        assert await api.ends("POST", f"{C}/{vmid}/status/start") == f"startup for container '{vmid}' failed"
+        assert not api.pve.containers[vmid].running
+    assert await api.ends("POST", f"{C}/{vmid}/status/start") == "OK"
+
+
+async def test_one_that_is_stopped_before_its_program_has_begun_runs_nothing(api: Api) -> None:
+    vmid = api.pve.add_container(running=True, entrypoint=LOOP)
+    await api.pve.containers[vmid].stop_outside()
+    await api.pve.cluster.inside.settle()
+    program = api.pve.containers[vmid].program
+    await until(lambda: program is None or program.ended.is_set(), "the program is gone")
+    assert not api.pve.containers[vmid].running
+
+
+async def test_an_emulator_whose_port_is_taken_does_not_open_and_leaves_nothing(api: Api) -> None:
+    second = Emulator(port=int(api.pve.url.rpartition(":")[2]))
+    with pytest.raises(OSError, match="in use"):
+        await second.open()
+    assert not second.ca_file.parent.exists()
 
 
 async def test_nothing_of_an_emulator_is_left(api: Api) -> None:
