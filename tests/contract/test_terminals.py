@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from flow_manager import errors
 from flow_manager.runtimes.base import Runtime
 from flow_manager.runtimes.inside import Command, Terminal
-from tests.contract.harness import RuntimeHarness, run
+from tests.contract.harness import RuntimeHarness, run, until
 from tests.contract.harness import opened as opened_runtime
 
 PATIENCE = 20.0
@@ -86,16 +87,27 @@ async def flow(harness: RuntimeHarness, runtime: Runtime) -> str:
     return await run(runtime, harness.spec("sleeps"))
 
 
-def marked() -> set[int]:
-    """Processes of terminals on this machine."""
-    found = set()
-    for pid in filter(str.isdigit, (entry.name for entry in PROC.iterdir())):
-        try:
-            if b"FLOW_EXEC_ID=" in Path(f"/proc/{pid}/environ").read_bytes():
-                found.add(int(pid))
-        except OSError:
-            continue
+def marked(flow: str) -> int:
+    """Processes of this flow's terminals on this machine."""
+    wanted = {b"FLOW_ID=%s" % flow.encode()}
+    found = 0
+    for environment in _all("environ"):
+        variables = set(environment.split(b"\0"))
+        found += wanted <= variables and any(item.startswith(b"FLOW_EXEC_ID=") for item in variables)
     return found
+
+
+def sleepers(seconds: int) -> int:
+    return sum(line == b"sleep\0%d\0" % seconds for line in _all("cmdline"))
+
+
+def _all(what: str) -> Iterator[bytes]:
+    for folder in PROC.iterdir():
+        if folder.name.isdigit():
+            try:
+                yield (folder / what).read_bytes()
+            except OSError:
+                continue
 
 
 async def test_it_says_that_it_can(runtime: Runtime) -> None:
@@ -164,40 +176,33 @@ async def test_closing_again_and_closing_what_has_ended_does_nothing(runtime: Ru
 @REAL
 @pytest.mark.parametrize("how", ["close", "exit", "runtime"])
 async def test_nothing_that_ran_in_it_is_left(runtime: Runtime, flow: str, how: str) -> None:
-    before, descriptors = marked(), len(list((PROC / "self/fd").iterdir()))
+    descriptors, seconds = len(list((PROC / "self/fd").iterdir())), secrets.randbelow(10**8) + 10**6
     terminal = await runtime.attach(flow, None)
     screen = Screen(terminal)
     # Ignoring the hang-up, in the background, in a session of its own, and without the environment.
     await terminal.write(
-        b"trap '' HUP; sleep 4321 & (setsid sleep 4321 &); env -i /bin/sh -c 'sleep 4321' & echo re''ady\r"
+        b"trap '' HUP; sleep N & (setsid sleep N &); env -i /bin/sh -c 'sleep N; :' & echo re''ady\r".replace(
+            b"N", b"%d" % seconds
+        )
     )
     await screen.shows(b"ready\r\n")
-    assert len(marked() - before) >= 3
+
+    async def begun() -> bool:
+        return sleepers(seconds) == 3
+
+    await until(begun, "three processes run in the terminal")
     if how == "exit":
         await terminal.write(b"exit\r")
         await screen.ends()
     elif how == "runtime":
         await runtime.close()
     await terminal.close()
-    if how == "runtime" and runtime.kind == "docker":
-        return  # its processes belong to the engine, which is out of reach
-    assert marked() - before == set()
-    assert sleepers() == 0
-    assert len(list((PROC / "self/fd").iterdir())) <= descriptors + 2  # connections of the engine's pool
-
-
-def sleepers() -> int:
-    found = 0
-    for pid in filter(str.isdigit, (entry.name for entry in PROC.iterdir())):
-        try:
-            found += Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x004321\x00"
-        except OSError:
-            continue
-    return found
+    assert (marked(flow), sleepers(seconds)) == (0, 0)
+    # The engine's pool may have connections of its own.
+    assert len(list((PROC / "self/fd").iterdir())) <= descriptors + (runtime.kind == "docker") * 3
 
 
 async def test_a_caller_who_gives_up_leaves_no_terminal_behind(runtime: Runtime, flow: str) -> None:
-    before = marked()
     for delay in (0, 0.001, 0.01, 0.05, 0.1):
         opening = asyncio.create_task(runtime.attach(flow, None))
         await asyncio.sleep(delay)
@@ -206,7 +211,7 @@ async def test_a_caller_who_gives_up_leaves_no_terminal_behind(runtime: Runtime,
         if not isinstance(outcome, BaseException):
             await outcome.close()
     async with asyncio.timeout(PATIENCE):
-        while marked() - before:  # noqa: ASYNC110 - the kernel tells nobody
+        while marked(flow):  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.05)
 
 

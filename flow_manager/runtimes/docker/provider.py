@@ -99,6 +99,7 @@ class DockerProvider(NothingInside):
         if self._closed.is_set():
             return
         self._closed.set()
+        await self._terminals.close()
         await self._creator.close()
         await self._networks.close()
         await self.client.close()

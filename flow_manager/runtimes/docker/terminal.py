@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine
-from typing import Any
-
-from aiodocker.exceptions import DockerError
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from flow_manager.errors import ContainerStopped, FlowManagerError, InvalidRequest
 from flow_manager.runtimes.docker import terminal_end
@@ -20,6 +18,8 @@ from flow_manager.runtimes.docker.observe import dig, text, whole
 from flow_manager.runtimes.inside import BEST_SHELL, MARK, TERMINAL_TYPE, Command
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # An exec's start answers when the program runs: some 0.1 s, more while the machine is busy.
 START_SECONDS = 30.0
@@ -36,16 +36,30 @@ END_SECONDS = 9.0
 # six times Ctrl-^, of which the first is held back until the next key.
 NO_KEYS = "%FF,%FE,%FF,%FE"
 RARE_KEYS = ",".join(["ctrl-^"] * 6)
+# A shutdown waits for this, in seconds.
+CLOSE_SECONDS = 4.0
 NOT_FOUND = 127
 NOT_RUNNABLE = 126
 MISSING = (b"executable file not found", b"no such file or directory")
 
 
 class Terminals:
-    """Opens them."""
+    """Opens them, and at the end of the runtime ends what is still open."""
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
+        self._open: set[ExecTerminal] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """Ends at once where the engine is away: then nothing can be ended."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._tasks:  # one that is being opened, or given back
+                    await asyncio.wait(set(self._tasks))
+                await asyncio.gather(*(terminal.close() for terminal in list(self._open)))
+        except TimeoutError:
+            log.warning("%d terminals were left open: the engine does not answer in time", len(self._open))
 
     async def shell(self, handle: Handle, command: Command | None, cols: int, rows: int) -> DockerTerminal:
         """:raises ContainerNotFound, ContainerStopped, RuntimeUnavailable, ExecFailed:"""
@@ -64,7 +78,7 @@ class Terminals:
         if given.working_dir is not None:
             body["WorkingDir"] = given.working_dir
         # Whoever gives up meanwhile must not leave a shell behind of which nobody knows.
-        return await _carried_through(self._shell(handle, body, mark, cols, rows))
+        return await self._carried_through(self._shell(handle, body, mark, cols, rows))
 
     async def _shell(self, handle: Handle, body: dict[str, Any], mark: str, cols: int, rows: int) -> DockerTerminal:
         with translated(Subject(handle.flow_id, operation="exec")):
@@ -78,7 +92,8 @@ class Terminals:
                 body={"Detach": False, "Tty": True, "ConsoleSize": [rows, cols]},
                 timeout=START_SECONDS,
             )
-        terminal = ExecTerminal(self._client, handle, stream, exec_id, mark)
+        terminal = ExecTerminal(self._client, handle, stream, exec_id, mark, self._open.discard)
+        self._open.add(terminal)
         await terminal.first_size(cols, rows)
         return terminal
 
@@ -99,6 +114,28 @@ class Terminals:
         terminal = MainTerminal(self._client, handle, stream)
         await terminal.first_size(cols, rows)
         return terminal
+
+    async def _carried_through(self, opening: Coroutine[Any, Any, DockerTerminal]) -> DockerTerminal:
+        """The opened terminal; a caller who gives up meanwhile leaves nothing behind."""
+        task = self._spawn(opening, "terminal-open")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._spawn(_give_back(task), "terminal-undo")
+            raise
+
+    def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _give_back(opening: asyncio.Task[DockerTerminal]) -> None:
+    try:
+        await (await opening).close()
+    except FlowManagerError as error:
+        log.info("a terminal that nobody waits for was not opened: %s", error.message)
 
 
 class DockerTerminal:
@@ -174,8 +211,17 @@ class MainTerminal(DockerTerminal):
 class ExecTerminal(DockerTerminal):
     """A program of its own; all that it started ends with it."""
 
-    def __init__(self, client: EngineClient, handle: Handle, stream: Hijacked, exec_id: str, mark: str) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        handle: Handle,
+        stream: Hijacked,
+        exec_id: str,
+        mark: str,
+        ended: Callable[[ExecTerminal], None],
+    ) -> None:
         super().__init__(client, handle, stream, f"exec/{exec_id}")
+        self._ended = ended
         self._mark = mark
         self._missing = False
         self._began = False
@@ -211,6 +257,7 @@ class ExecTerminal(DockerTerminal):
             log.info("a terminal's processes were not looked for: %s", error.message)
         finally:
             self._stream.close()
+            self._ended(self)
 
     async def _end_here(self) -> bool:
         """False: they are not on this machine, or not to be seen from here."""
@@ -251,21 +298,3 @@ class ExecTerminal(DockerTerminal):
                 stream.close()
             ended = await self._client.call("GET", f"exec/{ender}/json", timeout=READ_SECONDS)
         return whole(dig(ended.data, "ExitCode")) == 0
-
-
-async def _carried_through(opening: Coroutine[Any, Any, DockerTerminal]) -> DockerTerminal:
-    """The opened terminal; a caller who gives up meanwhile leaves nothing behind."""
-    task: asyncio.Task[DockerTerminal] = asyncio.get_running_loop().create_task(opening, name="terminal-open")
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-
-        async def give_back() -> None:
-            try:
-                await (await task).close()
-            except (FlowManagerError, DockerError):
-                pass
-
-        giving = asyncio.get_running_loop().create_task(give_back(), name="terminal-undo")
-        await asyncio.shield(giving)
-        raise
