@@ -1,8 +1,9 @@
 """The wake proxy's ready path against the same upstream direct and against nginx's `proxy_pass`, in one run.
 
 Proxies and upstream are processes of their own, one worker each; CPU time is read from outside. Repeats are interleaved, so
-that a noisy machine disturbs all alike; figures are medians. The upstream is nginx serving a file, the load is wrk; where
-either is missing, programs of ours stand in, and what can't be compared is left out with a word.
+that a noisy machine disturbs all alike; figures are medians. The upstream is nginx serving a file, the load is wrk, which
+asks the same again and again, as a client of an API does: heads that repeat are read once. Where either is missing, programs
+of ours stand in, and what can't be compared is left out with a word.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = 10_000
+# A start and a page, on a machine that does much else.
+PATIENCE_MS = 30_000
 
 
 def chromium() -> str | None:

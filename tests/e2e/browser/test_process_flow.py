@@ -45,42 +45,42 @@ async def house() -> AsyncIterator[House]:
 
 
 async def test_opening_a_sleeping_flows_page_wakes_it_and_it_sleeps_again(visitor: Visitor, house: House) -> None:
-    flow = await house.create(
-        name="shop",
+    await house.create(
+        "shop",
         command=[sys.executable, "-c", SERVER],
         ports={"8000": 0},
-        idle={"idle_timeout": 1, "wake_timeout": 30},
+        idle={"idle_timeout": 1, "wake_timeout": 60},
     )
     page = await visitor.page()
     for path in ("/first?a=1", "/second"):
-        assert flow.state == "napping"
-        await page.goto(house.url(flow, path))
+        assert await house.is_asleep("shop")
+        await page.goto(house.url("shop", path))
         await page.wait_for_selector("#steps li")
         assert await page.text_content("h1") == "shop"
         await page.wait_for_selector(f"h1:has-text('it runs: {path}')")
-        assert page.url == house.url(flow, path)
+        assert page.url == house.url("shop", path)
         # The open page is no use of it: it falls asleep under it, and nothing on the page wakes it again.
-        await eventually(lambda: flow.state == "napping", timeout=15, what="asleep again")
-    assert flow.expected_start is not None
+        await eventually(lambda: house.is_asleep("shop"), timeout=30, what="asleep again")
+    told = await page.evaluate("() => fetch('/.flow/status').then(answer => answer.json())")
+    assert told["expected_start"] > 0
+    assert await house.is_asleep("shop")
     assert visitor.complaints == []
 
 
 async def test_opening_a_broken_flows_page_tells_its_exit_code(visitor: Visitor, house: House) -> None:
-    flow = await house.create(
-        name="broken", command=[sys.executable, "-c", BROKEN], ports={"8000": 0}, idle={"wake_timeout": 10}
-    )
+    await house.create("broken", command=[sys.executable, "-c", BROKEN], ports={"8000": 0}, idle={"wake_timeout": 30})
     page = await visitor.page()
-    await page.goto(house.url(flow, "/x"))
+    await page.goto(house.url("broken", "/x"))
     await page.wait_for_selector('body[data-mode="failed"]')
     assert "exit code 3" in (await page.text_content("#reason") or "")
-    ends = flow.failures
+    ends = (await house.explain("broken"))["crashes"]
 
     async def tried_again() -> bool:
         """At once it may be held back, and the button counts down."""
         if await page.is_enabled("button") and await page.is_visible("button"):
             await page.click("button")
-        return flow.failures > ends
+        return bool((await house.explain("broken"))["crashes"] > ends)
 
-    await eventually(tried_again, timeout=20, interval=0.2, what="another attempt, which fails too")
+    await eventually(tried_again, timeout=30, interval=0.2, what="another attempt, which fails too")
     await page.wait_for_selector('body[data-mode="failed"]')
     assert "exit code 3" in (await page.text_content("#reason") or "")
