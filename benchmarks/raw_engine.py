@@ -32,15 +32,33 @@ class RawEngine:
         if self._streams is None:
             self._streams = await asyncio.open_unix_connection(self._path)
         reader, writer = self._streams
-        payload = b"" if body is None else json.dumps(body).encode()
-        target = API + path + ("?" + urlencode(params) if params else "")
-        head = f"{method} {target} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
-        writer.write(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        writer.write(self._written(method, path, body, params))
         status, headers = await self._head(reader)
         answer = await self._body(reader, status, headers)
         if status >= 400:
             raise RuntimeError(f"{method} {path}: {status} {answer.decode(errors='replace')}")
         return json.loads(answer) if answer else None
+
+    async def to_the_end(self, method: str, path: str, body: Any = None) -> bytes:
+        """What the engine sends until it closes, on a connection of its own. :raises RuntimeError: as above."""
+        reader, writer = await asyncio.open_unix_connection(self._path)
+        try:
+            writer.write(self._written(method, path, body, {}))
+            status, _ = await self._head(reader)
+            answer = await reader.read()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+        if status >= 400:
+            raise RuntimeError(f"{method} {path}: {status} {answer.decode(errors='replace')}")
+        return answer
+
+    @staticmethod
+    def _written(method: str, path: str, body: Any, params: dict[str, Any]) -> bytes:
+        payload = b"" if body is None else json.dumps(body).encode()
+        target = API + path + ("?" + urlencode(params) if params else "")
+        head = f"{method} {target} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
+        return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
     async def _head(self, reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

@@ -60,6 +60,7 @@ def test_memory_that_grows_has_a_slope_and_memory_that_does_not_has_none() -> No
 ANSWERS = {
     b"/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n[1,2,\r\n2\r\n3]\r\n0\r\n\r\n",
     b"/length": b'HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\n{"Id":"a"}',
+    b"/stream": b"HTTP/1.1 200 OK\r\n\r\nuntil its end",
     b"/nothing": b"HTTP/1.1 204 No Content\r\n\r\n",
     b"/refused": b'HTTP/1.1 409 Conflict\r\nContent-Length: 2\r\n\r\n"x',
 }
@@ -81,6 +82,10 @@ async def test_the_raw_engine_client_reads_every_framing_on_one_connection(tmp_p
                 length = int(head.lower().partition(b"content-length: ")[2].split()[0])
                 await reader.readexactly(length)
                 writer.write(ANSWERS[path.partition(b"?")[0]])
+                if path == b"/stream":
+                    writer.close()
+                    await writer.wait_closed()
+                    return
         except asyncio.IncompleteReadError:
             writer.close()
             await writer.wait_closed()
@@ -97,6 +102,8 @@ async def test_the_raw_engine_client_reads_every_framing_on_one_connection(tmp_p
             await engine.request("DELETE", "/refused")
         assert await engine.request("GET", "/chunked") == [1, 2, 3]
         assert connections == 1
+        assert await engine.to_the_end("POST", "/stream", {}) == b"until its end"
+        assert connections == 2
     finally:
         await engine.close()
         await asyncio.wait_for(left.wait(), 10)
