@@ -207,6 +207,7 @@ async def test_who_does_not_connect_in_time_finds_the_port_closed() -> None:
 
 
 async def test_there_are_a_hundred_consoles_a_node(api: Api) -> None:
+    api.pve.cluster.timing.console_wait = 600
     vmid = api.pve.add_container(running=True)
     ports = [(await ask(api, vmid))["port"] for _ in range(100)]
     assert (ports[0], ports[-1]) == ("5900", "5999")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import aiohttp
 import proxmoxer
@@ -228,6 +230,16 @@ async def test_every_request_is_kept_with_its_answer_and_counted(api: Api) -> No
         ("GET", "/nowhere", {}, 501),
     ]
     assert dict(api.pve.calls()) == {"GET /version": 1, "PUT /nodes/{node}/lxc/{vmid}/config": 1, "GET /nowhere": 1}
+
+
+async def test_the_requests_can_be_written_to_a_file_without_secrets(api: Api, tmp_path: Path) -> None:
+    api.pve.user("person@pve", "secret-of-hers")
+    await api.post_without_token("/access/ticket", username="person@pve", password="secret-of-hers")
+    await api.get("/version")
+    api.pve.dump(tmp_path / "requests.jsonl")
+    text = (tmp_path / "requests.jsonl").read_text()
+    assert [json.loads(line)["path"] for line in text.splitlines()] == ["/access/ticket", "/version"]
+    assert "secret-of-hers" not in text
 
 
 async def test_who_does_not_trust_its_authority_is_not_served(api: Api) -> None:
