@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal, Self, TypeVar
 
 from flow_manager.client.errors import ServiceRefused
 from flow_manager.client.feed import ActivityFeed
+from flow_manager.client.logs import LogFollower, LogRouter
 from flow_manager.client.session import Session
 from flow_manager.client.wakes import WakeFollower
 from flow_manager.client.wire import checked_url, incoming, outgoing, reply_data
 from flow_manager.contract.activity import Activity, ActivityPage, Subscription
-from flow_manager.contract.inside import ExecResult
+from flow_manager.contract.inside import ExecResult, LogLineModel, LogLines, Logs
 from flow_manager.contract.models import (
     ContainerConfig,
     ContainerInfo,
@@ -77,6 +79,7 @@ class FlowManagerClient:
         self._on_connection = on_connection
         self._wakes = WakeFollower(self._subscribe_wakes, self._flow_id, lambda step: _tell(on_wake, step))
         self._feed: ActivityFeed | None = None
+        self._logs = LogRouter()
         self._session = Session(
             self.url,
             token,
@@ -98,6 +101,7 @@ class FlowManagerClient:
     async def close(self) -> None:
         if self._feed is not None:
             self._feed.close()
+        self._logs.close()
         await self._wakes.close()
         await self._session.close()
 
@@ -254,6 +258,21 @@ class FlowManagerClient:
         }
         return incoming(ExecResult, await self.call("exec_container", request, timeout=timeout + EXEC_GRACE))
 
+    async def get_logs(
+        self, container_id: str, *, tail: int = 100, since: datetime | float | str | None = None
+    ) -> list[LogLineModel]:
+        """The last lines, oldest first; of those only what was written at `since` or later."""
+        request = {"container_id": container_id, "tail": tail, "since": _moment(since)}
+        return incoming(Logs, await self.call("get_logs", request)).lines
+
+    def follow_logs(
+        self, container_id: str, *, tail: int = 100, since: datetime | float | str | None = None
+    ) -> LogFollower:
+        """`async for line in client.follow_logs("reports")`; see `LogFollower`. `aclose` it to stop before its end."""
+        follower = LogFollower(self.call, self._logs, container_id, tail=tail, since=_moment(since))
+        self._logs.followers.append(follower)
+        return follower
+
     def subscribe_activity(
         self,
         *,
@@ -324,6 +343,7 @@ class FlowManagerClient:
             self._on_connection(connected)
 
     def _lost(self) -> None:
+        self._logs.lost()
         if self._feed is not None:
             self._feed.lost()
 
@@ -335,10 +355,16 @@ class FlowManagerClient:
                 _tell(self._on_message, incoming(ContainerMessage, data))
             elif name == "container_status":
                 _tell(self._on_status, incoming(ContainerStatus, data))
+            elif name == "log_lines":
+                self._logs.received(incoming(LogLines, data))
             elif name == "wake_event":
                 self._wakes.received(incoming(ContainerWakeEvent, data))
         except ServiceRefused as exc:
             _log.warning("an event %s that can't be read was left out: %s", name, exc.message)
+
+
+def _moment(since: datetime | float | str | None) -> float | str | None:
+    return since.timestamp() if isinstance(since, datetime) else since
 
 
 def _tell(callback: Callable[[T], None] | None, value: T) -> None:

@@ -109,6 +109,7 @@ class LogFeed:
     def close(self, reason: str = ShuttingDown.code) -> asyncio.Task[None] | None:
         """End it. What is given back is to be waited for."""
         self._reason = reason
+        self._end_followers()  # a task that never began would not
         if self._task is not None:
             self._task.cancel()
         return self._task
@@ -148,9 +149,12 @@ class LogFeed:
             self._reason = Internal.code
             self._fault(self.entry.id, fault)
         finally:
-            for follower in list(self._followers):
-                follower.end(self._reason)
-            self._followers.clear()
+            self._end_followers()
+
+    def _end_followers(self) -> None:
+        followers, self._followers = list(self._followers), {}
+        for follower in followers:
+            follower.end(self._reason)
 
     async def _lines(self, position: LogPosition) -> AsyncGenerator[list[LogLine], None]:
         if self._asleep:
