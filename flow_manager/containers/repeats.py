@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,15 +14,20 @@ import orjson
 
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.replies import failure
-from flow_manager.errors import Conflict, FlowManagerError
+from flow_manager.errors import Conflict, FlowManagerError, QuotaExceeded
 from flow_manager.observability.system_log import SystemLogger
 from flow_manager.store.base import ReplyStore, StoredReply
 from flow_manager.util.clock import Clock
+from flow_manager.util.strict_json import dumps_bytes
 
 KEEP = timedelta(hours=24)
 # Whatever may be gone at the next try is not kept: the retry is then a real one.
 TRANSIENT_CODES = frozenset({"runtime_unavailable", "timeout", "conflict", "rate_limited", "shutting_down", "internal"})
 PRUNE_EVERY = 1000
+# A command's output is kept, too, up to some 4 MiB: a client that runs one a second would fill the disk within the 24 h. So
+# of large replies the newest are kept, up to this many bytes; an older one is replaced by the word that it was done.
+LARGE_REPLY = 64 * 1024
+LARGE_REPLIES = 256 * 1024 * 1024
 
 
 def request_key(principal: Principal, request_id: str) -> str:
@@ -31,8 +38,13 @@ def request_key(principal: Principal, request_id: str) -> str:
 class Repeats:
     """Runs each mutating event once per principal and `request_id`."""
 
-    def __init__(self, store: ReplyStore, clock: Clock, log: SystemLogger) -> None:
+    def __init__(
+        self, store: ReplyStore, clock: Clock, log: SystemLogger, *, large_replies: int = LARGE_REPLIES
+    ) -> None:
+        """`large_replies`: bytes that large replies may take in the store, in all."""
         self._store = store
+        self._room = large_replies
+        self._large: deque[tuple[StoredReply, int]] = deque()
         self._clock = clock
         self._log = log
         self._under_way: dict[tuple[str, str], tuple[str, asyncio.Task[dict[str, Any]]]] = {}
@@ -91,6 +103,7 @@ class Repeats:
     async def _keep(self, reply: StoredReply) -> None:
         try:
             await self._store.put(reply)
+            await self._make_room(reply)
             self._until_prune -= 1
             if self._until_prune <= 0:
                 self._until_prune = PRUNE_EVERY
@@ -98,6 +111,19 @@ class Repeats:
         except FlowManagerError as error:
             # What was done is done: its reply goes out even when it can't be remembered.
             self._log.log_debug("a reply could not be kept", reason=error.message)
+
+    async def _make_room(self, reply: StoredReply) -> None:
+        size = len(dumps_bytes(reply.reply))
+        if size < LARGE_REPLY:
+            return
+        # Without its text: what is remembered here is which it is.
+        self._large.append((replace(reply, reply={}), size))
+        self._room -= size
+        while self._room < 0 and self._large:
+            oldest, freed = self._large.popleft()
+            self._room += freed
+            word = failure(QuotaExceeded("it was done; its reply was too large to be kept until now", size=freed))
+            await self._store.put(replace(oldest, reply=word))
 
 
 def _fingerprint(event: str, raw: dict[str, Any]) -> str:

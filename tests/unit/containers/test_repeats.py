@@ -137,3 +137,22 @@ async def test_without_an_id_every_attempt_is_a_new_one(repeats: Repeats) -> Non
     for _ in range(2):
         await repeats.run(LOCAL, "create_container", None, RAW, attempts)
     assert attempts.count == 2
+
+
+async def test_of_large_replies_the_newest_are_kept_and_an_older_request_still_does_nothing_twice(
+    store: Replies, clock: FakeClock
+) -> None:
+    repeats = Repeats(store, clock, SystemLogger(level="ERROR"), large_replies=250_000)
+    attempts = Attempts(success({"stdout": "x" * 100_000}))
+    small = Attempts(success({}))
+    await repeats.run(LOCAL, "exec_container", "small", {"command": ["a"]}, small)
+    for name in ("one", "two", "three"):
+        await repeats.run(LOCAL, "exec_container", name, {"command": ["a"]}, attempts)
+    again = {
+        name: await repeats.run(LOCAL, "exec_container", name, {"command": ["a"]}, attempts)
+        for name in ("small", "one", "two", "three")
+    }
+    assert attempts.count == 3
+    assert (again["one"]["code"], again["one"]["error_type"]) == ("quota_exceeded", "limit_error")
+    assert not any(again[name]["error"] for name in ("small", "two", "three"))
+    assert len(again["three"]["data"]["stdout"]) == 100_000
