@@ -215,6 +215,8 @@ class Forward:
         upstream = self._upstream
         assert upstream is not None
         pooled, silent = upstream.used > 0, not upstream.touched
+        if pooled and silent:
+            self._client.edge.pool.is_hasty(self._watcher)
         self._drop_upstream()
         soon = self._client.edge.loop.time() - self._sent_at < REPEAT_WINDOW
         if silent and soon and self._repeatable and not self._retried:

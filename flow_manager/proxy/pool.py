@@ -16,6 +16,9 @@ IDLE_SECONDS = 30.0
 # A request that can't be repeated gets a connection that was used this short ago, or a new one: no server gives up an idle
 # connection so soon. The pool's clock moves once a second, so this says: since its last move, less than a second ago.
 FRESH_SECONDS = 0.5
+# … but one that did within this time gets such requests on new connections alone, for a while.
+HASTY_SECONDS = 2.0
+HASTY_FOR_SECONDS = 60.0
 # A flow on this machine or its network answers a connect within milliseconds, or its queue is full.
 CONNECT_SECONDS = 0.5
 
@@ -26,6 +29,8 @@ class Pool:
     def __init__(self) -> None:
         self._idle: dict[str, list[UpstreamConnection]] = {}
         self._count = 0
+        # Flows that give up idle connections at once, and until when that is remembered.
+        self._hasty: dict[str, float] = {}
         self.now = 0.0
 
     def __len__(self) -> int:
@@ -34,6 +39,8 @@ class Pool:
     def take(self, watcher: WatchedFlow, *, repeatable: bool) -> UpstreamConnection | None:
         """One to a flow that is ready now, or None."""
         stack = self._idle.get(watcher.id)
+        if self._hasty and not repeatable and self._hasty.get(watcher.id, 0.0) > self.now:
+            return None
         while stack:
             connection = stack[-1]
             if _is_current(connection, watcher) and not connection.transport.is_closing():
@@ -43,10 +50,21 @@ class Pool:
                     stack.pop()
                     self._count -= 1
                     return connection
+                connection.reusable = False
             stack.pop()
             self._count -= 1
+            self._given_up(connection)
             connection.close()
         return None
+
+    def is_hasty(self, watcher: WatchedFlow) -> None:
+        """It ended a connection on which a request was on its way."""
+        self._hasty[watcher.id] = self.now + HASTY_FOR_SECONDS
+
+    def _given_up(self, connection: UpstreamConnection) -> None:
+        """It waited here, so it was the flow that ended it."""
+        if not connection.reusable and self.now - connection.idle_since < HASTY_SECONDS:
+            self.is_hasty(connection.watcher)
 
     def give(self, connection: UpstreamConnection) -> None:
         """Keep it for the next request, or end it."""
@@ -76,6 +94,8 @@ class Pool:
     def sweep(self, now: float) -> None:
         """Close what is old, dead, or of a flow that isn't ready any more (it would make a stopping server wait)."""
         self.now = now
+        if self._hasty:
+            self._hasty = {flow_id: until for flow_id, until in self._hasty.items() if until > now}
         for flow_id, stack in list(self._idle.items()):
             kept = []
             for connection in stack:
@@ -87,6 +107,7 @@ class Pool:
                 ):
                     kept.append(connection)
                 else:
+                    self._given_up(connection)
                     connection.close()
             self._count -= len(stack) - len(kept)
             if kept:
@@ -99,6 +120,7 @@ class Pool:
             for connection in stack:
                 connection.abort()
         self._idle.clear()
+        self._hasty.clear()
         self._count = 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flow_manager.proxy.pool import FRESH_SECONDS, IDLE_SECONDS, Pool
+from flow_manager.proxy.pool import FRESH_SECONDS, HASTY_FOR_SECONDS, HASTY_SECONDS, IDLE_SECONDS, Pool
 from flow_manager.proxy.upstream import UpstreamConnection
 from tests.unit.proxy.slow_fakes import FakeFlow
 
@@ -73,8 +73,36 @@ async def test_one_that_ended_a_moment_ago_is_not_for_what_can_not_be_repeated(
     end.close()
     # The loop has not turned since: it can't know yet.
     assert pool.take(flow, repeatable=False) is good
-    assert pool.take(flow, repeatable=False) is None
     assert len(pool) == 0
+
+
+async def test_a_flow_that_gives_up_connections_at_once_gets_what_can_not_be_repeated_on_new_ones(
+    pool: Pool, flow: Any, made: Made
+) -> None:
+    _, end = await made()
+    end.close()
+    assert pool.take(flow, repeatable=False) is None
+    kept, _ = await made()
+    assert pool.take(flow, repeatable=False) is None
+    assert pool.take(flow, repeatable=True) is kept
+    pool.give(kept)
+    pool.sweep(HASTY_FOR_SECONDS - 1)
+    await made()
+    assert pool.take(flow, repeatable=False) is None
+    pool.sweep(HASTY_FOR_SECONDS)
+    fresh, _ = await made()
+    assert pool.take(flow, repeatable=False) is fresh
+
+
+async def test_a_flow_that_gives_them_up_after_a_while_is_not_hasty(pool: Pool, flow: Any, made: Made) -> None:
+    connection, end = await made()
+    end.close()
+    async with asyncio.timeout(10):
+        while connection.alive:  # noqa: ASYNC110 - the loop tells it in one of its turns
+            await asyncio.sleep(0)
+    pool.sweep(HASTY_SECONDS)
+    kept, _ = await made()
+    assert pool.take(flow, repeatable=False) is kept
 
 
 async def test_what_can_be_repeated_takes_the_chance(pool: Pool, flow: Any, made: Made) -> None:
