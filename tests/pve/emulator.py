@@ -39,6 +39,7 @@ from tests.pve.tasks import Tasks
 from tests.pve.tickets import Tickets
 
 HOST = "127.0.0.1"
+LAST_TURNS = 0.05
 TEMPLATES = ("debian-12-standard_12.7-1_amd64.tar.zst", "alpine-3.22-default_20250617_amd64.tar.xz")
 OCI_SERVICE = "service.tar"
 OCI_LOOP = "loop.tar"
@@ -152,6 +153,8 @@ class Emulator:
         if self._runner is not None:
             await self._runner.cleanup()
         await self._answers.close()
+        # A connection whose client has left in the middle of the handshake is closed in the loop's next turns.
+        await asyncio.sleep(LAST_TURNS)
         if self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.transport import session_of
 from tests.integration.proxmox.conftest import NARROW, Lab
 from tests.pve import certificate
+from tests.pve.emulator import LAST_TURNS
 
 
 async def test_a_user_with_a_password_may_log_in_too(lab: Lab) -> None:
@@ -95,8 +97,6 @@ async def test_passwords_do_not_reach_a_log(lab: Lab, caplog: pytest.LogCaptureF
 
 
 async def test_connections_are_kept_and_no_more_than_there_are_threads(lab: Lab) -> None:
-    import asyncio
-
     runtime = await lab.open(interval=60)
     await asyncio.gather(*(runtime.client.get("version") for _ in range(64)))
     adapter: Any = session_of(runtime.client._api).get_adapter("https://")
@@ -128,7 +128,12 @@ async def test_what_is_no_such_server_is_not_believed(lab: Lab, tmp_path: Path, 
         assert "Proxmox VE" in caught.value.message
         await runtime.close()
     finally:
+        # A TLS connection that is closed politely waits for the other side, which has gone.
+        for connection in runner.server.connections if runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
         await runner.cleanup()
+        await asyncio.sleep(LAST_TURNS)
 
 
 async def test_no_thread_is_left_by_a_closed_runtime(lab: Lab) -> None:
@@ -143,8 +148,6 @@ async def test_no_thread_is_left_by_a_closed_runtime(lab: Lab) -> None:
 async def test_a_token_that_is_revoked_in_mid_operation_ends_it_with_an_answer(
     make_lab: Callable[..., Any],
 ) -> None:
-    import asyncio
-
     lab: Lab = await make_lab(task_time=0.5)
     runtime = await lab.open(interval=60)
     id = await lab.adopted(runtime, lab.pve.add_container())
