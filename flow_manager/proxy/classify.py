@@ -97,6 +97,11 @@ def is_reserved(path: str) -> bool:
     return path == RESERVED or path.startswith(RESERVED + "/")
 
 
+def is_reserved_target(target: bytes) -> bool:
+    """The same of a target with its query. It is asked for every request that is forwarded."""
+    return target.startswith(b"/.flow") and is_reserved(target.partition(b"?")[0].decode("latin-1"))
+
+
 def is_below(path: str, endpoint: str) -> bool:
     """The endpoint itself or a path under it; `/start/../x` is not, whoever resolves the dots later."""
     plain = posixpath.normpath("/" + unquote(path).lstrip("/"))

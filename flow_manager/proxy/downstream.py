@@ -7,7 +7,7 @@ from typing import cast
 
 from flow_manager.proxy.asker import Asker
 from flow_manager.proxy.chunked import BadChunk
-from flow_manager.proxy.classify import is_reserved
+from flow_manager.proxy.classify import is_reserved_target
 from flow_manager.proxy.edge import READ_SIZE, Edge
 from flow_manager.proxy.fields import MAX_HEAD
 from flow_manager.proxy.forward import Forward
@@ -202,7 +202,7 @@ class ClientConnection(ClientWire):
             return
         if head.expects and self._state == BODY and not self._buffer:
             self.write(_CONTINUE)
-        if watcher.ready_now() and not (head.target.startswith(b"/.flow") and _is_reserved(head.target)):
+        if watcher.ready_now() and not is_reserved_target(head.target):
             self._forward(watcher, head)
         else:
             self.hold(watcher)
@@ -298,7 +298,3 @@ class ClientConnection(ClientWire):
         forward = Forward(self, watcher, lease=self.asker.lease(watcher, head))
         self.exchange = forward
         forward.start()
-
-
-def _is_reserved(target: bytes) -> bool:
-    return is_reserved(target.partition(b"?")[0].decode("latin-1"))

@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from flow_manager.proxy.holding import Holding
     from flow_manager.proxy.upstream import UpstreamConnection
 
-# RFC 9110, section 9.2.2: doing these twice is doing them once.
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
-# Safe to wake a flow for once more (RFC 9110, section 9.2.1), when it ended under the request's feet …
-_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
-# … within so many seconds of its sending: whoever worked on it for longer has seen it, and it goes there once.
+# A request whose flow ended under its feet within so many seconds of its sending is repeated, where it may be: whoever worked on
+# it for longer has seen it, and it goes there once.
 REPEAT_WINDOW = 0.25
 # Head and body go out in one write up to this size; copying more costs more than a second write.
 _ONE_WRITE = 16 * 1024
@@ -81,12 +78,8 @@ class Forward:
         self._keep = False
         self._chunks = False
 
-    @property
-    def _repeatable(self) -> bool:
-        return self.head.method in _IDEMPOTENT and not self.head.has_body and self.head.upgrade is None
-
     def start(self) -> None:
-        upstream = self._client.edge.pool.take(self._watcher, repeatable=self._repeatable)
+        upstream = self._client.edge.pool.take(self._watcher, repeatable=self.head.is_repeatable)
         if upstream is not None:
             self._attach(upstream)
         else:
@@ -219,14 +212,14 @@ class Forward:
             self._client.edge.pool.is_hasty(self._watcher)
         self._drop_upstream()
         soon = self._client.edge.loop.time() - self._sent_at < REPEAT_WINDOW
-        if silent and soon and self._repeatable and not self._retried:
+        if silent and soon and self.head.is_repeatable and not self._retried:
             self._retried = True
             if pooled and self._watcher.ready_now():
                 # It had given the idle connection up when the request was on its way.
                 self.ready_for_body = False
                 self._task = self._client.edge.run(self._connect())
                 return
-            if not self._watcher.ready_now() and self.head.method in _SAFE:
+            if not self._watcher.ready_now() and self.head.is_safe:
                 self._hand_back("it ended")
                 return
         self._fail(

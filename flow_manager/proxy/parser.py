@@ -32,6 +32,9 @@ MAX_REQUEST_LINE = 16 * 1024
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x22\x24-\x7e\x80-\xff]+) (HTTP/[0-9]\.[0-9])\Z")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 
+# RFC 9110, sections 9.2.2 and 9.2.1.
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _SPECIAL = HOP | {b"host", b"expect", b"forwarded", b"x-real-ip"}
 _FORWARDED_PREFIX = b"x-forwarded-"
 _NO_TUNNEL = frozenset((b"h2c", b"h2", b"http/2.0", b"tls/1.0"))
@@ -73,6 +76,15 @@ class RequestHead:
     @property
     def has_body(self) -> bool:
         return self.chunked or bool(self.length)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether doing it twice is doing it once, and all of it is in this head."""
+        return self.method in _IDEMPOTENT and not self.has_body and self.upgrade is None
+
+    @property
+    def is_safe(self) -> bool:
+        return self.method in _SAFE
 
     def pairs(self) -> Pairs:
         """Names and values of all fields, in order."""
