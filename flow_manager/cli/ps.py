@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Answered from the service's memory; this many at a time keeps a list of thousands from taking seconds.
 STATUS_AT_ONCE = 32
+# Of one flow: its flow state, its health, its share of a core, its memory.
+How = tuple[str, str, str, str]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +45,7 @@ def ps(
     labels = dict(split_pair(text, "--label") for text in label or [])
     request = {"runtime": runtime, "state": state, "labels": labels or None}
 
-    async def work(client: FlowManagerClient) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    async def work(client: FlowManagerClient) -> tuple[list[dict[str, Any]], list[How]]:
         flows = await client.call("list_containers", request)
         return flows, [] if goal.as_json else await _how(client, flows)
 
@@ -53,7 +55,7 @@ def ps(
         return
     now = datetime.now(UTC)
     print_table(
-        ["ID", "NAME", "RUNTIME", "STATE", "FLOW", "HEALTH", "IMAGE", "PORTS", "AGE"],
+        ["ID", "NAME", "RUNTIME", "STATE", "FLOW", "HEALTH", "IMAGE", "PORTS", "AGE", "CPU", "MEMORY"],
         [
             [
                 flow["id"],
@@ -65,8 +67,10 @@ def ps(
                 flow["image"],
                 ports(flow),
                 age(flow, now),
+                cpu,
+                memory,
             ]
-            for flow, (state, health) in zip(flows, how, strict=True)
+            for flow, (state, health, cpu, memory) in zip(flows, how, strict=True)
         ],
     )
 
@@ -89,19 +93,27 @@ def status(context: typer.Context, flow: FlowId, url: Url = None, token: Token =
             say(f"{name.replace('_', ' ')}: {value}")
 
 
-async def _how(client: FlowManagerClient, flows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Flow state and health. The list holds what flows are, not how; a flow that went meanwhile has `-`."""
+async def _how(client: FlowManagerClient, flows: list[dict[str, Any]]) -> list[How]:
+    """Flow state, health, processor and memory. The list holds what flows are, not how; a flow that went meanwhile has `-`."""
     from flow_manager.client import ServiceRefused
 
     turn = asyncio.Semaphore(STATUS_AT_ONCE)
 
-    async def one(flow: dict[str, Any]) -> tuple[str, str]:
+    async def one(flow: dict[str, Any]) -> How:
         async with turn:
             try:
                 status = await client.call("get_status", {"container_id": flow["id"]})
             except ServiceRefused:
-                return "-", "-"
-        return str(status["flow_state"]), str(status["health"]) if flow["status"] == "running" else "-"
+                return "-", "-", "-", "-"
+        health = str(status["health"]) if flow["status"] == "running" else "-"
+        usage = status.get("resource_usage") or {}
+        cpu, memory = usage.get("cpu_percent"), usage.get("memory_bytes")
+        return (
+            str(status["flow_state"]),
+            health,
+            f"{cpu:.1f}%" if cpu is not None else "-",
+            f"{memory / 2**20:.1f}M" if memory is not None else "-",
+        )
 
     return list(await asyncio.gather(*(one(flow) for flow in flows)))
 

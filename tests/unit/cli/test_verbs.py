@@ -137,16 +137,35 @@ def test_nothing_that_listens_is_status_3_with_the_remedy(run) -> None:
 # --- ps ---------------------------------------------------------------------------------------------------------------
 
 
+USED = {"cpu_percent": 12.5, "memory_bytes": 3 * 2**20, "memory_limit_bytes": None, "pids": 4}
+
+
 def test_ps_shows_plain_columns_where_nobody_looks(service, run, fake) -> None:
     running = {**fake.INFO, "status": "running", "name": "web"}
     service.answers["list_containers"] = {"error": False, "data": [fake.INFO, running]}
-    service.answers["get_status"] = {"error": False, "data": {**fake.STATUS, "health": "healthy"}}
+    service.answers["get_status"] = {
+        "error": False,
+        "data": {**fake.STATUS, "health": "healthy", "resource_usage": USED},
+    }
     done = run("ps", "--runtime", "memory", "--state", "running", "--label", "a=b", "--url", service.url)
     head, first, second = done.stdout.splitlines()
-    assert head.split() == ["ID", "NAME", "RUNTIME", "STATE", "FLOW", "HEALTH", "IMAGE", "PORTS", "AGE"]
+    assert head.split() == [
+        "ID",
+        "NAME",
+        "RUNTIME",
+        "STATE",
+        "FLOW",
+        "HEALTH",
+        "IMAGE",
+        "PORTS",
+        "AGE",
+        "CPU",
+        "MEMORY",
+    ]
     assert first.split()[:8] == [
         "abcdefghijkl", "reports", "memory", "created", "ready", "-", "python:3-alpine", "8000->80/tcp",
     ]  # fmt: skip
+    assert second.split()[-2:] == ["12.5%", "3.0M"]
     assert second.split()[3:6] == ["running", "ready", "healthy"]
     assert service.requests("list_containers") == [{"runtime": "memory", "state": "running", "labels": {"a": "b"}}]
 
