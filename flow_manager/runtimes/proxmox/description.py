@@ -64,7 +64,8 @@ def _parse(line: str) -> tuple[str, str]:
         equals, value = rest[:1], rest[1:]
     else:
         key, equals, value = line.partition("=")
-    if equals != "=" or not key.strip():
+        key = key.strip()
+    if equals != "=" or not key:
         raise ValueError("no name=value")
     value = value.strip()
     if value.startswith('"'):
@@ -72,7 +73,7 @@ def _parse(line: str) -> tuple[str, str]:
         if not isinstance(decoded, str):
             raise ValueError("not a text")
         value = decoded
-    return key.strip(), value
+    return key, value
 
 
 def _line(key: str, value: str) -> str:

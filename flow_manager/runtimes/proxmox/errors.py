@@ -133,7 +133,7 @@ TABLE: tuple[Row, ...] = (
     Row(r"", _forbidden, frozenset({403})),
     Row(r"Permission check failed \(/", _forbidden),
     Row(r"no space left on device|insufficient free space|out of space|not enough free space|disk quota exceeded", _no_space),
-    Row(r"(volume|template|storage).{0,200} does not exist|unable to (find|parse).{0,80}(template|volume)|no such (volume|template)|can't find.{0,40}archive", _image_not_found, operations=_CREATE),
+    Row(r"(volume|template) .{0,200} does not exist|unable to (find|parse).{0,80}(template|volume)|no such (volume|template)|can't find.{0,40}archive", _image_not_found, operations=_CREATE),
     Row(r"(CT|VM) \d+ already exists", _name_conflict, operations=_CREATE),
     Row(r"Configuration file '[^']*' does not exist|unable to find configuration file for (CT|VM)", _not_found),
     Row(r"no such cluster node|hostname lookup '[^']*' failed|node '[^']*' does not exist", _no_node),
