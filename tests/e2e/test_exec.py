@@ -6,18 +6,34 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flow_manager.app import Service
 from flow_manager.client import FlowManagerClient
 from flow_manager.runtimes.process.kernel import find_session_leader
+from flow_manager.settings.models import Settings
 from flow_manager.testing import eventually
-from tests.e2e.conftest import Client, Platform, running
+from tests.e2e.conftest import Client, Platform
+from tests.e2e.conftest import running as running_service
 
 MIB = 1024 * 1024
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """A service whose flows are gone afterwards: a container would go on."""
+    async with running_service(settings) as service:
+        try:
+            yield service
+        finally:
+            async with FlowManagerClient(service.url) as client:
+                for flow in await client.list_containers():
+                    await client.delete_container(flow.id, force=True)
 
 
 async def flow(client: Client, platform: Platform, **fields: Any) -> str:
@@ -211,7 +227,6 @@ async def test_a_shutdown_ends_what_commands_started_and_answers(
             look = "for c in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$c; echo; done 2>/dev/null | grep '^sleep 4391'"
             left = await back.ok("exec_container", container_id=id, command=["sh", "-c", look])
             assert left["stdout"] == ""
-            await back.ok("delete_container", container_id=id, force=True)
 
 
 async def test_too_many_at_once_are_refused_and_leave_room_for_a_stop(
