@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from flow_manager import __version__
-from flow_manager.cli import activity, create, demo, exec, explain, lifecycle, logs, ps, send, serve, update, wake
+from flow_manager.cli import (
+    activity,
+    attach,
+    create,
+    demo,
+    exec,
+    explain,
+    lifecycle,
+    logs,
+    ps,
+    send,
+    serve,
+    update,
+    wake,
+)
 from flow_manager.cli.doctor import command as doctor
 from flow_manager.cli.options import Given, Json, Token, Url
 from flow_manager.cli.token import tokens
@@ -26,7 +40,22 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(before_the_verb)
-    for family in (serve, demo, ps, create, lifecycle, update, wake, explain, send, exec, logs, activity, doctor):
+    for family in (
+        serve,
+        demo,
+        ps,
+        create,
+        lifecycle,
+        update,
+        wake,
+        explain,
+        send,
+        exec,
+        attach,
+        logs,
+        activity,
+        doctor,
+    ):
         family.register(app)
     app.add_typer(tokens, name="token")
     return app

@@ -9,5 +9,6 @@ It uses the contract alone and nothing of the service's inside.
 from flow_manager.client.client import DEFAULT_URL, FlowManagerClient
 from flow_manager.client.errors import ServiceRefused, Unreachable
 from flow_manager.client.feed import ActivityFeed
+from flow_manager.client.terminals import RemoteTerminal
 
-__all__ = ["DEFAULT_URL", "ActivityFeed", "FlowManagerClient", "ServiceRefused", "Unreachable"]
+__all__ = ["DEFAULT_URL", "ActivityFeed", "FlowManagerClient", "RemoteTerminal", "ServiceRefused", "Unreachable"]

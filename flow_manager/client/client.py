@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, TypeVar
 
 from flow_manager.client.errors import ServiceRefused
 from flow_manager.client.feed import ActivityFeed
-from flow_manager.client.logs import LogFollower, LogRouter
+from flow_manager.client.inside import EXEC_GRACE, TERMINAL_TIMEOUT, WAKE_TIMEOUT, LooksInside
+from flow_manager.client.logs import LogRouter
 from flow_manager.client.session import Session
+from flow_manager.client.terminals import RemoteTerminals
 from flow_manager.client.wakes import WakeFollower
 from flow_manager.client.wire import checked_url, incoming, outgoing, reply_data
 from flow_manager.contract.activity import Activity, ActivityPage, Subscription
-from flow_manager.contract.inside import ExecResult, LogLineModel, LogLines, Logs
+from flow_manager.contract.inside import LogLines, TerminalClosed, TerminalOutput
 from flow_manager.contract.models import (
     ContainerConfig,
     ContainerInfo,
@@ -25,7 +26,6 @@ from flow_manager.contract.models import (
     IdlePolicy,
     MessageDelivery,
 )
-from flow_manager.contract.requests import MAX_TIMEOUT
 from flow_manager.contract.wake import ContainerWakeEvent, IdleExplanation, WakeHistory
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -34,20 +34,18 @@ RECONNECT_FOR = 60.0
 READ_TIMEOUT = 30.0
 # The service gives an engine call up to two minutes; its own answer is better than ours, so we wait a little longer.
 OPERATION_TIMEOUT = 180.0
-# A wake may take its dependencies' time, too; the service ends every event a minute after the longest time-out.
-WAKE_TIMEOUT = MAX_TIMEOUT + 75.0
 # A create may pull an image, which is only bounded by its progress.
 CREATE_TIMEOUT = 1800.0
-# What a command's own time-out comes on top of: the flow may have to be woken for it, and ended commands take a moment.
-EXEC_GRACE = WAKE_TIMEOUT
 # How long after its own deadline the service may answer.
 ANSWER_GRACE = 15.0
+
+__all__ = ["ANSWER_GRACE", "DEFAULT_URL", "EXEC_GRACE", "WAKE_TIMEOUT", "FlowManagerClient"]
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class FlowManagerClient:
+class FlowManagerClient(LooksInside):
     """A connection to a service, made again when it is lost.
 
     A call under way when that happens is repeated with the same `request_id`, so that nothing is done twice. Every call
@@ -80,6 +78,7 @@ class FlowManagerClient:
         self._wakes = WakeFollower(self._subscribe_wakes, self._flow_id, lambda step: _tell(on_wake, step))
         self._feed: ActivityFeed | None = None
         self._logs = LogRouter()
+        self._terminals = RemoteTerminals(lambda event, request: self.call(event, request, timeout=TERMINAL_TIMEOUT))
         self._session = Session(
             self.url,
             token,
@@ -103,6 +102,7 @@ class FlowManagerClient:
             self._feed.close()
         self._logs.close()
         await self._wakes.close()
+        await self._terminals.close()
         await self._session.close()
 
     @property
@@ -237,42 +237,6 @@ class FlowManagerClient:
         }
         return incoming(MessageDelivery, await self.call("send_message", request, timeout=timeout + ANSWER_GRACE))
 
-    async def exec_container(
-        self,
-        container_id: str,
-        command: Sequence[str],
-        *,
-        environment: Mapping[str, str] | None = None,
-        working_dir: str | None = None,
-        timeout: float = 60.0,
-        request_id: str | None = None,
-    ) -> ExecResult:
-        """Run a command in a flow, to its end. `timeout`: seconds that it may take, then it is ended."""
-        request = {
-            "container_id": container_id,
-            "command": list(command),
-            "environment": dict(environment) if environment else None,
-            "working_dir": working_dir,
-            "timeout": float(timeout),
-            "request_id": request_id,
-        }
-        return incoming(ExecResult, await self.call("exec_container", request, timeout=timeout + EXEC_GRACE))
-
-    async def get_logs(
-        self, container_id: str, *, tail: int = 100, since: datetime | float | str | None = None
-    ) -> list[LogLineModel]:
-        """The last lines, oldest first; of those only what was written at `since` or later."""
-        request = {"container_id": container_id, "tail": tail, "since": _moment(since)}
-        return incoming(Logs, await self.call("get_logs", request)).lines
-
-    def follow_logs(
-        self, container_id: str, *, tail: int = 100, since: datetime | float | str | None = None
-    ) -> LogFollower:
-        """`async for line in client.follow_logs("reports")`; see `LogFollower`. `aclose` it to stop before its end."""
-        follower = LogFollower(self.call, self._logs, container_id, tail=tail, since=_moment(since))
-        self._logs.followers.append(follower)
-        return follower
-
     def subscribe_activity(
         self,
         *,
@@ -339,6 +303,7 @@ class FlowManagerClient:
     def _connection_changed(self, connected: bool) -> None:
         if connected:
             self._wakes.connected()
+            self._terminals.connected()
         if self._on_connection is not None:
             self._on_connection(connected)
 
@@ -346,6 +311,8 @@ class FlowManagerClient:
         self._logs.lost()
         if self._feed is not None:
             self._feed.lost()
+        if self._session.failure is not None:
+            self._terminals.lost(self._session.failure)
 
     def _event(self, name: str, data: Any) -> None:
         try:
@@ -357,14 +324,14 @@ class FlowManagerClient:
                 _tell(self._on_status, incoming(ContainerStatus, data))
             elif name == "log_lines":
                 self._logs.received(incoming(LogLines, data))
+            elif name == "terminal_output":
+                self._terminals.received(name, incoming(TerminalOutput, data))
+            elif name == "terminal_closed":
+                self._terminals.received(name, incoming(TerminalClosed, data))
             elif name == "wake_event":
                 self._wakes.received(incoming(ContainerWakeEvent, data))
         except ServiceRefused as exc:
             _log.warning("an event %s that can't be read was left out: %s", name, exc.message)
-
-
-def _moment(since: datetime | float | str | None) -> float | str | None:
-    return since.timestamp() if isinstance(since, datetime) else since
 
 
 def _tell(callback: Callable[[T], None] | None, value: T) -> None:

@@ -51,6 +51,11 @@ class Session:
     def hello(self) -> dict[str, Any]:
         return self._connection.hello if self._connection is not None else {}
 
+    @property
+    def failure(self) -> Exception | None:
+        """Why it has ended for good; None while it may come back."""
+        return self._failure
+
     async def open(self) -> None:
         """:raises ServiceRefused, Unreachable:"""
         try:

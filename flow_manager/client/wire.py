@@ -44,9 +44,12 @@ def outgoing(event: str, request: Mapping[str, Any]) -> dict[str, Any]:
         given.setdefault("request_id", new_short_id("cli"))
     try:
         model = catalogued.request.model_validate(given)
+        # Bytes travel beside the JSON, as a binary attachment.
+        binary = {key for key, value in given.items() if isinstance(value, bytes)}
         wire: dict[str, Any] = strict_json.loads(
-            strict_json.dumps_bytes(model.model_dump(mode="json", exclude_unset=True))
+            strict_json.dumps_bytes(model.model_dump(mode="json", exclude_unset=True, exclude=binary))
         )
+        wire |= {key: given[key] for key in binary}
     except ValidationError as exc:
         raise ServiceRefused(failure(invalid_request(exc))) from None
     except strict_json.JsonRefused as exc:
