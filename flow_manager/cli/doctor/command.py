@@ -30,7 +30,7 @@ def doctor(
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong with Docker, sockets, store and settings, and how to mend it. Exit status 1 for a problem."""
+    """Say what is wrong with Docker, Proxmox VE, sockets, store and settings, and how to mend it. Exit status 1 for a problem."""
     goal = target(context, url, token, as_json)
     findings = examine(goal.url, config, {"runtime": runtime, "state_dir": state_dir, "sockets_dir": sockets_dir})
     if goal.as_json:
@@ -44,6 +44,7 @@ def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Fin
     from flow_manager.cli.doctor import folders, machine
     from flow_manager.cli.doctor.docker import docker
     from flow_manager.cli.doctor.flows import on_docker
+    from flow_manager.cli.doctor.proxmox import proxmox
     from flow_manager.client.wire import checked_url
     from flow_manager.errors import SettingsRefused
     from flow_manager.settings.load import load_with_notes
@@ -70,6 +71,7 @@ def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Fin
     wanted = on_docker(settings)
     needed = "docker" in (settings.runtime, *settings.runtimes) or bool(wanted)
     found += docker(os.environ, configured=configured, needed=needed, flows=wanted)
+    found += proxmox(settings)
     found += machine.cgroups()
     found += machine.port(settings.host, settings.port, in_use_by_us=running)
     return [*found, *machine.service(url)]

@@ -62,11 +62,11 @@ class PveClient:
         """The server's clock in epoch seconds, as far as its last answer told it."""
         return time.time() + (skew_of(self._api) if self._api is not None else 0.0)
 
-    async def get(self, path: str, *, within: float = READ_SECONDS, **params: Any) -> Any:
+    async def get(self, path: str, /, *, within: float = READ_SECONDS, **params: Any) -> Any:
         """A read, repeated while only the way there fails, at most `within` seconds in all."""
         return await self._repeated("get", path, params, within)
 
-    async def put(self, path: str, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
+    async def put(self, path: str, /, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
         """Writing the same once more changes nothing more, so this is repeated like a read."""
         return await self._repeated("put", path, data, within)
 
@@ -84,11 +84,11 @@ class PveClient:
                 await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
-    async def post(self, path: str, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
+    async def post(self, path: str, /, *, within: float = WRITE_SECONDS, **data: Any) -> Any:
         """Once, never repeated here. A cancelled caller does not stop it."""
         return await self._call("post", path, data, within)
 
-    async def delete(self, path: str, *, within: float = WRITE_SECONDS, **params: Any) -> Any:
+    async def delete(self, path: str, /, *, within: float = WRITE_SECONDS, **params: Any) -> Any:
         return await self._call("delete", path, params, within)
 
     async def _call(self, verb: str, path: str, values: dict[str, Any], within: float) -> Any:

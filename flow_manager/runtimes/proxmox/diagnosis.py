@@ -1,0 +1,188 @@
+"""What is wrong with a runtime's server, login and rights, for people: nothing here changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flow_manager.errors import FlowManagerError
+from flow_manager.runtimes.proxmox.client import PveClient
+from flow_manager.runtimes.proxmox.description import TAG, read_description
+from flow_manager.runtimes.proxmox.failure import CallFailed
+from flow_manager.runtimes.proxmox.login import client_of
+from flow_manager.runtimes.proxmox.nodes import OCI_SINCE, Nodes
+from flow_manager.runtimes.proxmox.resources import Row, row, text
+from flow_manager.settings.models import RuntimeSettings
+
+# To manage what is there. Names and paths are those of Proxmox VE's user management.
+NEEDED = ("VM.Audit", "VM.PowerMgmt")
+FOR_NEW = (
+    "VM.Allocate",
+    "VM.Config.Options",
+    "VM.Config.Network",
+    "VM.Config.Memory",
+    "VM.Config.CPU",
+    "VM.Config.Disk",
+)
+# Enough to see what is wrong with them; a thousand would take a quarter of a minute.
+MAX_NOTES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    level: Literal["ok", "warning", "problem"]
+    text: str
+    mend: str = ""
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """`notes`: by container, its name and the labels in its description."""
+
+    remarks: list[Remark] = field(default_factory=list)
+    nodes: tuple[str, ...] = ()
+    notes: dict[int, tuple[str, dict[str, str]]] = field(default_factory=dict)
+
+
+async def diagnose(settings: RuntimeSettings) -> Diagnosis:
+    """Never raises for what the server does or does not."""
+    found = Diagnosis()
+    client = client_of(settings)
+    await client.open()
+    try:
+        await _look(client, settings, found)
+    except CallFailed as failed:
+        found.remarks.append(unreachable(failed, settings))
+    except FlowManagerError as error:
+        found.remarks.append(Remark("problem", error.message, "see the server's log: journalctl -u pveproxy"))
+    finally:
+        await client.close()
+    return found
+
+
+async def _look(client: PveClient, settings: RuntimeSettings, found: Diagnosis) -> None:
+    told = await client.get("version")
+    if not isinstance(told, Mapping) or "version" not in told:
+        found.remarks.append(Remark("problem", f"what answers at {settings.url} is no Proxmox VE", "is url right?"))
+        return
+    nodes = Nodes(client, settings.nodes)
+    await nodes.begin()
+    found.nodes = nodes.names
+    whole = f"cluster {nodes.cluster_name}, " if nodes.cluster_name else ""
+    found.remarks.append(Remark("ok", f"Proxmox VE {nodes.release} answers, {whole}nodes: {', '.join(nodes.names)}"))
+    if not settings.verify_tls:
+        found.remarks.append(
+            Remark("warning", "the server's certificate is not checked", "ca_file = a copy of /etc/pve/pve-root-ca.pem")
+        )
+    if nodes.version < OCI_SINCE:
+        found.remarks.append(
+            Remark("warning", "no OCI images, and no environment for flows, before 9.1", "upgrade the nodes")
+        )
+    if unknown := [name for name in settings.nodes if name not in nodes.names]:
+        found.remarks.append(Remark("problem", f"there is no node {', '.join(unknown)}", "mend the setting `nodes`"))
+    offline = [node.name for node in await nodes.look() if not node.online]
+    if offline:
+        found.remarks.append(Remark("warning", f"offline: {', '.join(offline)}", "see the node itself"))
+    found.remarks += await _rights(client, settings)
+    await _notes(client, found)
+
+
+async def _rights(client: PveClient, settings: RuntimeSettings) -> list[Remark]:
+    everywhere = await client.get("access/permissions")
+    table = everywhere if isinstance(everywhere, Mapping) else {}
+    here = await _on(client, "/vms")
+    some = [path for path in table if path.startswith(("/vms", "/pool")) and _has(table[path], NEEDED)]
+    if not _has(here, NEEDED) and not some:
+        lacking = [privilege for privilege in NEEDED if not here.get(privilege)]
+        return [Remark("problem", _lacks(lacking, "/vms"), _grant(lacking, "/vms", settings))]
+    remarks = [
+        Remark(
+            "ok",
+            "the login may see, start and stop containers"
+            + ("" if _has(here, NEEDED) else f" on {', '.join(sorted(some))}"),
+        )
+    ]
+    bridge, storage = f"/sdn/zones/localnetwork/{settings.bridge}", f"/storage/{settings.storage}"
+    wanted: dict[str, Sequence[str]] = {"/vms": FOR_NEW, storage: ("Datastore.AllocateSpace",), bridge: ("SDN.Use",)}
+    if settings.pool is not None:
+        wanted["/vms"], wanted[f"/pool/{settings.pool}"] = (), FOR_NEW
+    missing = {
+        path: [one for one in privileges if not (await _on(client, path)).get(one)]
+        for path, privileges in wanted.items()
+    }
+    missing = {path: privileges for path, privileges in missing.items() if privileges}
+    if not missing:
+        remarks.append(Remark("ok", "the login may make new containers"))
+    elif "VM.Allocate" in missing.get("/vms", ()):
+        remarks.append(
+            Remark("ok", "the login may make no new containers (VM.Allocate): enough for those that are there")
+        )
+    else:
+        remarks += [
+            Remark(
+                "warning",
+                f"new containers can't be made: {_lacks(privileges, path)}",
+                _grant(privileges, path, settings),
+            )
+            for path, privileges in missing.items()
+        ]
+    if not (await _on(client, "/")).get("Sys.Audit"):
+        remarks.append(
+            Remark("ok", "without Sys.Audit on / a person's stop of a container can't be told from an end by itself")
+        )
+    return remarks
+
+
+async def _on(client: PveClient, path: str) -> Mapping[str, Any]:
+    told = await client.get("access/permissions", path=path)
+    given = told.get(path) if isinstance(told, Mapping) else None
+    return given if isinstance(given, Mapping) else {}
+
+
+def _has(given: object, privileges: Sequence[str]) -> bool:
+    return isinstance(given, Mapping) and all(given.get(privilege) for privilege in privileges)
+
+
+def _lacks(privileges: Sequence[str], path: str) -> str:
+    return f"the login lacks {', '.join(privileges)} on {path}"
+
+
+def _grant(privileges: Sequence[str], path: str, settings: RuntimeSettings) -> str:
+    whom = f"--tokens '{settings.token_id}'" if settings.token_id else f"--users {settings.user}"
+    return (
+        f"on a node: pveum role add FlowManager --privs '{' '.join(privileges)}'; pveum acl modify {path} {whom} "
+        "--roles FlowManager (and the same for the token's user: a token has no more than both)"
+    )
+
+
+def unreachable(failed: CallFailed, settings: RuntimeSettings) -> Remark:
+    """Why nothing could be asked at all. Pure."""
+    if failed.status == 401:
+        mend = "token_id is USER@REALM!NAME, secret its UUID; a removed or expired token is made anew: pveum user token add"
+        return Remark("problem", f"{settings.url} does not accept the login: {failed.words}", mend)
+    if failed.tls and "certificate" in failed.words:
+        mend = "ca_file = a copy of /etc/pve/pve-root-ca.pem, and url with a name that the certificate has"
+        return Remark("problem", f"{settings.url}: {failed.words}", mend)
+    if failed.status == 0:
+        mend = "is url right (https://HOST:8006), and is there a route? curl -k it from this machine"
+        return Remark("problem", f"{settings.url} is not reached: {failed.words}", mend)
+    return Remark(
+        "problem", f"{settings.url} answers {failed.status}: {failed.words}", "see journalctl -u pveproxy there"
+    )
+
+
+async def _notes(client: PveClient, found: Diagnosis) -> None:
+    """What owners wrote into the descriptions of tagged containers."""
+    data = await client.get("cluster/resources", type="vm")
+    rows: list[Row] = [one for item in data if (one := row(item)) is not None] if isinstance(data, list) else []
+    if not rows:
+        found.remarks.append(Remark("warning", "the login sees no container", "give it VM.Audit on /vms"))
+    tagged = [one for one in rows if TAG in one.tags and not one.template]
+    for one in tagged[:MAX_NOTES]:
+        try:
+            config = await client.get(f"nodes/{one.node}/lxc/{one.vmid}/config", current=1)
+        except CallFailed as failed:
+            found.remarks.append(Remark("warning", f"container {one.vmid} can't be read: {failed.words}", "VM.Audit"))
+            continue
+        found.notes[one.vmid] = (text(config.get("hostname")), read_description(text(config.get("description"))))

@@ -1,0 +1,88 @@
+"""`flow-manager doctor` on a Proxmox VE set-up: what is wrong is found, with a remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flow_manager.cli.doctor.finding import Finding
+from flow_manager.cli.doctor.proxmox import proxmox
+from flow_manager.settings.models import RuntimeSettings, Settings
+from tests.integration.proxmox.conftest import NARROW, Lab
+
+
+async def findings(*runtimes: RuntimeSettings) -> list[Finding]:
+    named = {f"lab{number}": runtime for number, runtime in enumerate(runtimes)}
+    settings = Settings(state_dir=Path("/s"), sockets_dir=Path("/r"), runtimes=named)
+    return await asyncio.to_thread(proxmox, settings)
+
+
+def only(found: list[Finding], level: str) -> Finding:
+    (one,) = [finding for finding in found if finding.level == level]
+    assert one.mend
+    return one
+
+
+async def test_a_whole_set_up_is_well(lab: Lab) -> None:
+    lab.pve.add_container(tags="flow-manager", description="flow-manager:\nidle-timeout=5m\nflow-manager:")
+    found = await findings(lab.settings())
+    assert {finding.level for finding in found} == {"ok"}
+    text = "\n".join(finding.text for finding in found)
+    for words in ("9.2.11", "pve1, pve2", "new containers", "all their lines"):
+        assert words in text
+
+
+async def test_a_narrow_login_is_enough_and_what_it_lacks_is_said(lab: Lab) -> None:
+    lab.pve.add_container()
+    found = await findings(lab.settings(NARROW))
+    assert {finding.level for finding in found} == {"ok"}
+    assert any("VM.Allocate" in finding.text for finding in found)
+    assert any("Sys.Audit" in finding.text for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word", "mend"),
+    [
+        ({"secret": "11111111-2222-3333-4444-555555555555"}, "login", "token add"),
+        ({"ca_file": None}, "certificate", "ca_file"),
+        ({"nodes": ("pve1", "pve9")}, "pve9", "nodes"),
+    ],
+)
+async def test_what_is_wrong_is_named_with_its_remedy(lab: Lab, changes: dict[str, Any], word: str, mend: str) -> None:
+    lab.pve.add_container()
+    found = only(await findings(lab.settings(**changes)), "problem")
+    assert word in found.text
+    assert mend in found.mend
+
+
+async def test_no_route_is_named(lab: Lab) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{nobody.getsockname()[1]}"
+        found = only(await findings(lab.settings(url=url)), "problem")
+    assert "not reached" in found.text
+
+
+async def test_a_missing_right_is_named_with_its_path_and_the_command_that_gives_it(lab: Lab) -> None:
+    found = only(await findings(lab.settings({"/vms": ("VM.Audit",)})), "problem")
+    assert found.text == "the login lacks VM.PowerMgmt on /vms"
+    assert "pveum acl modify /vms --tokens 'flow@pve!flow'" in found.mend
+
+
+async def test_half_the_rights_to_make_containers_are_a_warning(lab: Lab) -> None:
+    lab.pve.add_container()
+    settings = lab.settings()
+    lab.pve.faults.remove_right(lab.token_id, "SDN.Use")
+    assert "SDN.Use on /sdn/zones/localnetwork/vmbr0" in only(await findings(settings), "warning").text
+
+
+async def test_lines_that_cannot_be_read_and_ambiguous_nodes_are_named(lab: Lab) -> None:
+    lab.pve.add_container(tags="flow-manager", description="flow-manager:\nidle-timeot=5m\nflow-manager:")
+    settings = lab.settings()
+    found = [finding.text for finding in await findings(settings, settings) if finding.level == "warning"]
+    assert any("idle-timeot" in text for text in found)
+    assert any("pve1 is ambiguous" in text for text in found)
