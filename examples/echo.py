@@ -7,6 +7,7 @@ flow = Flow()
 
 @flow.on_message
 def handle(body):
+    print(f"echo: {body}", flush=True)  # what a flow writes is its log
     return {"echo": body}
 
 

@@ -28,6 +28,7 @@ async def test_a_javascript_client_does_every_event_with_a_real_flow(
             transport,
             "",
             json.dumps(platform.echo),
+            str(platform.root / "code" / "echo"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -1,8 +1,9 @@
 // Does every event of the catalogue with socket.io-client, unchanged, and prints one JSON object of what it saw.
-//   node every_event.mjs URL TRANSPORT TOKEN [CONFIG] — TRANSPORT: websocket | polling | upgrade; CONFIG: ContainerConfig as JSON
+//   node every_event.mjs URL TRANSPORT TOKEN [CONFIG [CODE]] — TRANSPORT: websocket | polling | upgrade; CONFIG: ContainerConfig as JSON;
+//   CODE: a folder with the same code, for an update
 import { io } from "socket.io-client";
 
-const [url, transport, token, config = '{"image":"local"}'] = process.argv.slice(2);
+const [url, transport, token, config = '{"image":"local"}', code_path = "/code"] = process.argv.slice(2);
 const transports = transport === "upgrade" ? ["polling", "websocket"] : [transport];
 const options = { transports, reconnection: false, forceNew: true, timeout: 10000 };
 const replies = {};
@@ -23,6 +24,7 @@ const hello = await new Promise((resolve, reject) => {
 
 async function call(event, ...payload) {
   const reply = await socket.timeout(60000).emitWithAck(event, ...payload);
+  if (reply.error) throw new Error(`${event}: ${JSON.stringify(reply)}`);
   replies[event] = reply;
   return reply;
 }
@@ -72,6 +74,9 @@ await until("log lines", () => events.log_lines.length > 0);
 await until("figures", () => events.resource_usage.length > 0);
 await call("unfollow_logs", { subscription_id: followed.data.subscription_id });
 await call("unfollow_usage", { subscription_id: used_by.data.subscription_id });
+await call("update_container", { container_id, code_path });
+await call("update_container", { container_id, code_path });
+await call("rollback_container", { container_id });
 await call("restart_container", { container_id, timeout: 2 });
 await call("stop_container", { container_id, timeout: 2 });
 await call("start_container", { container_id });

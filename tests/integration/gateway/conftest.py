@@ -18,7 +18,7 @@ from aiohttp import web
 
 from flow_manager.contract import inside, requests
 from flow_manager.contract.activity import Activity
-from flow_manager.contract.inside import LogLineModel, Logs
+from flow_manager.contract.inside import LogLineModel, Logs, UpdateContainer
 from flow_manager.contract.models import (
     ContainerInfo,
     ContainerStatus,
@@ -127,6 +127,12 @@ class FakeManager:
 
     async def restart_container(self, principal: Principal, request: requests.RestartContainer) -> ContainerStatus:
         return await self._to("restart", principal, request.container_id, "running")
+
+    async def update_container(self, principal: Principal, request: UpdateContainer) -> ContainerInfo:
+        return self.get_container(principal, requests.OneContainer(container_id=request.container_id))
+
+    async def rollback_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerInfo:
+        return self.get_container(principal, requests.OneContainer(container_id=request.container_id))
 
     async def pause_container(self, principal: Principal, request: requests.ChangeContainer) -> ContainerStatus:
         return await self._to("pause", principal, request.container_id, "paused")
