@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from flow_manager.contract.events import CLIENT_EVENTS
+from flow_manager.util.tokens import hash_token
 from tests.e2e.conftest import REPOSITORY, Platform, running
 
 SCRIPT = REPOSITORY / "tests" / "js" / "every_event.mjs"
+TOKEN = "t-" + "a" * 40
 
 
 @pytest.mark.node
@@ -20,13 +22,25 @@ SCRIPT = REPOSITORY / "tests" / "js" / "every_event.mjs"
 async def test_a_javascript_client_does_every_event_with_a_real_flow(
     platform: Platform, node_modules: Path, transport: str
 ) -> None:
-    async with running(platform.settings()) as service:
+    await every_event(platform, transport)
+
+
+@pytest.mark.node
+async def test_a_connection_that_begins_with_polling_does_every_event_too(
+    memory_platform: Platform, node_modules: Path
+) -> None:
+    await every_event(memory_platform, "upgrade")
+
+
+async def every_event(platform: Platform, transport: str) -> None:
+    auth = {"tokens": [{"name": "js", "hash": hash_token(TOKEN)}]}
+    async with running(platform.settings(auth=auth)) as service:
         process = await asyncio.create_subprocess_exec(
             shutil.which("node") or "node",
             str(SCRIPT),
             service.url,
             transport,
-            "",
+            TOKEN,
             json.dumps(platform.echo),
             str(platform.root / "code" / "echo"),
             stdout=asyncio.subprocess.PIPE,
@@ -50,3 +64,14 @@ async def test_a_javascript_client_does_every_event_with_a_real_flow(
         "container_killed",
         "container_deleted",
     }
+    assert seen["refusal"]["data"]["code"] == "unauthorized"
+    assert seen["hello"]["principal"] == "js"
+    assert seen["unknown"]["code"] == "unknown_event"
+    assert seen["large"]["code"] == "payload_too_large"
+    assert seen["burst"] == 50
+    assert [error["code"] for error in seen["events"]["error"]] == ["unknown_event", "payload_too_large"]
+    assert [event["type"] for event in seen["events"]["wake_event"]][-1] == "ready"
+    assert seen["replies"]["explain_container"]["data"]["idle"]["idle_timeout"] == 600
+    assert seen["used"] == ("polling" if transport == "polling" else "websocket")
+    assert seen["again"]["data"]["stream"] == seen["hello"]["stream"]
+    assert seen["again"]["data"]["replayed"] >= 5
