@@ -19,7 +19,20 @@ from benchmarks.rows import Row, machine, markdown, show
 
 HERE = Path(__file__).resolve().parent
 # In the order of the table; each is a module here with `run(quick)`.
-NAMES = ("gateway", "proxy", "wake", "channel", "channel_tls", "flows", "engine", "inside", "logs", "idle", "memory")
+NAMES = (
+    "gateway",
+    "proxy",
+    "wake",
+    "channel",
+    "channel_tls",
+    "flows",
+    "engine",
+    "inside",
+    "terminals",
+    "logs",
+    "idle",
+    "memory",
+)
 
 
 def run_here(name: str, quick: bool) -> list[Row]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
+import resource
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from flow_manager.util.tokens import hash_token
 from tests.e2e.conftest import PATIENCE, Client, Platform, running
 
 INTERRUPT = b"\x03"
@@ -95,3 +102,227 @@ async def test_a_terminal_is_typed_in_resized_interrupted_and_left(
         assert "over and over" not in str(client.events("activity"))
         offsets = screen.pieces()
         assert [offset for offset, _ in offsets[1:]] == [offset + len(data) for offset, data in offsets[:-1]]
+
+
+async def test_a_stalled_viewer_holds_nobody_up_and_memory_stays_bounded_while_yes_runs(
+    process_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    async with running(process_platform.settings()) as service:
+        live: Client = await connect(service)
+        flow = await flow_of(live, process_platform)
+        screen = await attached(live, flow, command=["yes"])
+        await screen.shows(b"y\r\n")
+        stalled = await Stalled.joined(service.url, flow, screen.id)
+        try:
+            resident = memory()
+            live.seen.clear()
+            began = asyncio.get_running_loop().time()
+            taken = 0
+            while asyncio.get_running_loop().time() < began + 3:
+                await asyncio.sleep(0.05)
+                taken += sum(len(data) for _, data in screen.pieces())
+                live.seen.clear()
+            assert taken > 2 * 1024 * 1024  # more than anything in between could hold: it flows
+            assert memory() - resident < 64 * 1024 * 1024
+            await screen.type(INTERRUPT)
+            assert await screen.closed() == 130
+            # The stalled one reads again: it lost what came in between, and its offset says so; it was not cut off.
+            offsets = await stalled.offsets()
+            assert any(here + size < there for (here, size), (there, _) in itertools.pairwise(offsets))
+        finally:
+            await stalled.close()
+
+
+async def test_another_principals_terminal_does_not_exist_in_the_same_words(
+    memory_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    tokens = {name: f"token-of-{name}-" + "x" * 24 for name in ("ann", "bob")}
+    auth = {"tokens": [{"name": name, "hash": hash_token(token)} for name, token in tokens.items()]}
+    async with running(memory_platform.settings(auth=auth)) as service:
+        ann, bob = [await connect(service, token=tokens[name]) for name in ("ann", "bob")]
+        flow = await flow_of(ann, memory_platform)
+        screen = await attached(ann, flow)
+        for terminal_id in (screen.id, "made-up"):
+            for event, fields in (
+                ("terminal_input", {"data": "exit\r"}),
+                ("terminal_resize", {"cols": 1, "rows": 1}),
+                ("detach_container", {}),
+                ("attach_container", {"container_id": flow}),
+            ):
+                refusal = await bob.refused(event, terminal_id=terminal_id, **fields)
+                assert (refusal["code"], refusal["error_type"]) == ("invalid_request", "validation_error")
+                assert refusal["message"] == f"terminal_id: '{terminal_id}' is not an open terminal"
+        assert bob.events("terminal_output") == []
+        other = await connect(service, token=tokens["ann"])
+        again = await attached(other, flow, terminal_id=screen.id)
+        await again.type("echo for-both\r")
+        await screen.shows(b"for-both\r\n")
+        await again.shows(b"for-both\r\n")
+
+
+async def test_a_terminal_outlives_its_connection_and_is_replayed_from_where_it_was(
+    memory_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    async with running(memory_platform.settings()) as service:
+        first: Client = await connect(service)
+        flow = await flow_of(first, memory_platform)
+        screen = await attached(first, flow)
+        await screen.type("echo one\r")
+        await screen.shows(b"one\r\n$ ")
+        after, before = screen.end(), screen.text()
+        await first.sio.disconnect()
+        second: Client = await connect(service)
+        back = await second.ok("attach_container", container_id=flow, terminal_id=screen.id, after=after)
+        assert back == {"terminal_id": screen.id, "offset": after}
+        again = Screen(second, screen.id)
+        await again.type("echo two\r")
+        await again.shows(b"two\r\n$ ")
+        assert b"one" not in again.text()
+        whole = await second.ok("attach_container", container_id=flow, terminal_id=screen.id)
+        assert whole["offset"] == 0
+        await second.until(lambda: again.text().endswith(before + b"echo two\r\ntwo\r\n$ "))
+        beyond = await second.ok("attach_container", container_id=flow, terminal_id=screen.id, after=10**12)
+        assert beyond["offset"] == again.end()
+        await again.type("exit 4\r")
+        assert await again.closed() == 4
+        ended = await second.refused("terminal_input", terminal_id=screen.id, data="x")
+        assert (ended["code"], ended["details"]["exit_code"]) == ("invalid_request", 4)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "code"),
+    [
+        ("attach_container", {"cols": 0}, "invalid_request"),
+        ("attach_container", {"rows": 1001}, "invalid_request"),
+        ("attach_container", {"command": []}, "invalid_request"),
+        ("attach_container", {"target": "main"}, "invalid_request"),
+        ("attach_container", {"container_id": "no-such-flow"}, "container_not_found"),
+        ("terminal_resize", {"cols": 0, "rows": 24}, "invalid_request"),
+        ("terminal_input", {"data": "x" * 300_000}, "payload_too_large"),
+        ("terminal_input", {"data": b"x" * 300_000}, "payload_too_large"),
+        ("terminal_input", {"data": 7}, "invalid_request"),
+    ],
+    ids=str,
+)
+async def test_what_is_wrong_is_refused_and_the_terminal_goes_on(
+    memory_platform: Platform, connect: Callable[..., Any], event: str, fields: dict[str, Any], code: str
+) -> None:
+    async with running(memory_platform.settings()) as service:
+        client: Client = await connect(service)
+        flow = await flow_of(client, memory_platform)
+        screen = await attached(client, flow)
+        given = {"container_id": flow} if event == "attach_container" else {"terminal_id": screen.id}
+        assert (await client.refused(event, **{**given, **fields}))["code"] == code
+        await screen.type("echo fine\r")
+        await screen.shows(b"fine\r\n")
+
+
+async def test_typing_keeps_a_flow_awake_and_an_open_terminal_alone_does_not(
+    memory_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    async with running(memory_platform.settings()) as service:
+        client: Client = await connect(service)
+        await client.ok("subscribe_activity")
+        flow = await flow_of(client, memory_platform, idle={"idle_timeout": 1.5})
+        screen = await attached(client, flow)
+        for _ in range(6):
+            await asyncio.sleep(0.5)
+            await screen.type("\r")
+        explained = await client.ok("explain_container", container_id=flow)
+        assert [lease["kind"] for lease in explained["leases"]] == ["terminal"]
+        assert (await client.ok("get_status", container_id=flow))["state"] == "running"
+        await screen.closed()  # nobody types any more: it falls asleep, and its terminal ends with it
+        again = await attached(client, flow)  # which wakes it
+        await again.type("echo awake\r")
+        await again.shows(b"awake\r\n")
+
+
+async def test_a_shutdown_tells_viewers_and_leaves_no_process(
+    process_platform: Platform, started: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    service = await started(process_platform.settings())
+    client: Client = await connect(service)
+    flow = await flow_of(client, process_platform)
+    screen = await attached(client, flow, command=["sh", "-c", "trap '' HUP; echo re''ady; sleep 98765"])
+    await screen.shows(b"ready\r\n")
+    await service.stop()
+    await screen.closed()
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"sleep\x0098765" in _read(path)]
+    assert left == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def memory() -> int:
+    """Bytes of this process that are resident."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+class Stalled:
+    """A viewer that does not read its socket until it is asked what it got."""
+
+    def __init__(self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._session = session
+        self._socket = socket
+
+    @classmethod
+    async def joined(cls, url: str, flow: str, terminal_id: str) -> Stalled:
+        session = aiohttp.ClientSession()
+        socket = await session.ws_connect(f"{url}/socket.io/?EIO=4&transport=websocket", max_msg_size=0)
+        await socket.receive()
+        await socket.send_str("40")
+        request = {"container_id": flow, "terminal_id": terminal_id}
+        await socket.send_str(f'421["attach_container",{json.dumps(request)}]')
+        while not (await socket.receive_str()).startswith("431"):
+            continue
+        socket._reader._protocol.pause_reading()
+        return cls(session, socket)
+
+    async def offsets(self) -> list[tuple[int, int]]:
+        """Offset and length of each piece, up to the terminal's end."""
+        self._socket._reader._protocol.resume_reading()
+        found: list[tuple[int, int]] = []
+        offset = 0
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                message = await self._socket.receive()
+                assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), "it was cut off"
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    found.append((offset, len(message.data)))
+                elif message.data.startswith("451-"):
+                    offset = json.loads(message.data[4:])[1]["offset"]
+                elif "terminal_closed" in message.data:
+                    return found
+
+    async def close(self) -> None:
+        await self._socket.close()
+        await self._session.close()
+
+
+@pytest.mark.node
+@pytest.mark.docker
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_the_javascript_client_drives_a_terminal_in_a_real_container(
+    docker_platform: Platform, connect: Callable[..., Any], node_modules: Path, transport: str
+) -> None:
+    async with running(docker_platform.settings()) as service:
+        client: Client = await connect(service)
+        flow = await flow_of(client, docker_platform)
+        process = await asyncio.create_subprocess_exec(
+            shutil.which("node") or "node",
+            str(node_modules.parent / "terminal.mjs"),
+            service.url,
+            transport,
+            flow,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 0, err.decode()
+        assert json.loads(out) == {"code": 7, "gaps": 0}
+        await client.ok("delete_container", container_id=flow, force=True)
