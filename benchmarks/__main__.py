@@ -31,6 +31,7 @@ NAMES = (
     "terminals",
     "logs",
     "idle",
+    "proxmox",
     "memory",
 )
 

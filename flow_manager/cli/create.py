@@ -25,7 +25,7 @@ from flow_manager.cli.idle_options import (
 )
 from flow_manager.cli.options import Json, Token, Url, target
 from flow_manager.cli.output import print_json, say
-from flow_manager.cli.pairs import environment, published, split_pair, volumes
+from flow_manager.cli.pairs import environment, place, published, split_pair, volumes
 from flow_manager.cli.run import with_client
 
 if TYPE_CHECKING:
@@ -70,6 +70,14 @@ def create(
     host: Annotated[list[str] | None, typer.Option("--host", help="A host name that leads to it; repeatable.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Where it listens; default: its lowest TCP port.")] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", help="Another than the service's default.")] = None,
+    proxmox: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--proxmox",
+            metavar="K=V[,K=V]...",
+            help="Where, and of what: node, vmid (an existing container), template, clone, storage, disk, ip, …; repeatable.",
+        ),
+    ] = None,
     code: Annotated[Path | None, typer.Option("--code", metavar="PATH", help="Copied and mounted at /flow.")] = None,
     workdir: Annotated[
         str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working folder in the flow.")
@@ -130,6 +138,7 @@ def create(
         "hosts": host,
         "port": port,
         "runtime": runtime,
+        "proxmox": {**(request.get("proxmox") or {}), **place(proxmox)} if proxmox else None,
         "code_path": str(code.absolute()) if code is not None else None,
         "working_dir": workdir,
         "tty": tty or None,
@@ -137,7 +146,7 @@ def create(
         "idle": {**(request.get("idle") or {}), **idle} if idle else None,
     }
     request |= {key: value for key, value in given.items() if value not in (None, {}, [])}
-    if "image" not in request:
+    if "image" not in request and "proxmox" not in request:
         raise typer.BadParameter("an image is wanted, as an argument or in --file", param_hint="IMAGE")
 
     async def work(client: FlowManagerClient) -> dict[str, Any]:

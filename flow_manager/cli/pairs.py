@@ -59,3 +59,27 @@ def published(texts: list[str]) -> dict[str, int]:
             raise typer.BadParameter(f"{text!r}: HOST:CONTAINER[/proto] is wanted", param_hint="--publish")
         found[parts[-1]] = int(host)
     return found
+
+
+_NUMBERS = frozenset({"vmid", "clone", "disk", "vlan"})
+_SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def place(texts: list[str]) -> dict[str, str | int | bool]:
+    """`node=pve1,vmid=101`: a place on Proxmox VE. The service says which keys there are."""
+    found: dict[str, str | int | bool] = {}
+    for text in ",".join(texts).split(","):
+        key, separator, value = text.strip().partition("=")
+        if not key or not separator:
+            raise typer.BadParameter(f"{text!r}: K=V is wanted", param_hint="--proxmox")
+        if key in _NUMBERS:
+            if not (value.isascii() and value.isdigit()):
+                raise typer.BadParameter(f"{text!r}: a number is wanted", param_hint="--proxmox")
+            found[key] = int(value)
+        elif key in ("full", "nesting"):
+            if value.lower() not in _SWITCHES:
+                raise typer.BadParameter(f"{text!r}: true or false is wanted", param_hint="--proxmox")
+            found[key] = _SWITCHES[value.lower()]
+        else:
+            found[key] = value
+    return found
