@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from flow_manager.client import FlowManagerClient
 from flow_manager.util.tokens import hash_token
 from tests.e2e.conftest import PATIENCE, Client, Platform, running
 
@@ -326,3 +327,56 @@ async def test_the_javascript_client_drives_a_terminal_in_a_real_container(
         assert process.returncode == 0, err.decode()
         assert json.loads(out) == {"code": 7, "gaps": 0}
         await client.ok("delete_container", container_id=flow, force=True)
+
+
+async def test_a_repeated_request_opens_one_terminal_and_types_once(
+    memory_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    async with running(memory_platform.settings()) as service:
+        client: Client = await connect(service)
+        flow = await flow_of(client, memory_platform)
+        opened = [
+            await client.ok("attach_container", container_id=flow, request_id="once") for _ in range(3)
+        ] + await asyncio.gather(
+            *(client.ok("attach_container", container_id=flow, request_id="twice") for _ in range(3))
+        )
+        assert len({item["terminal_id"] for item in opened}) == 2
+        screen = Screen(client, opened[-1]["terminal_id"])
+        for _ in range(3):
+            await client.ok("terminal_input", terminal_id=screen.id, data="echo typed\r", request_id="same")
+        await screen.type("echo over\r")
+        await screen.shows(b"\nover\r\n")
+        last = screen.text()[screen.text().rindex(b"$ echo typed") :]
+        assert last.count(b"echo typed") == 1
+
+
+async def test_a_client_opens_only_so_many_terminals_and_a_runtime_that_fails_leaves_none(
+    memory_platform: Platform, connect: Callable[..., Any]
+) -> None:
+    async with running(memory_platform.settings()) as service:
+        client: Client = await connect(service)
+        flow = await flow_of(client, memory_platform)
+        replies = [await client.call("attach_container", container_id=flow) for _ in range(33)]
+        assert [reply["error"] for reply in replies] == [False] * 32 + [True]
+        assert (replies[-1]["code"], replies[-1]["error_type"]) == ("too_many_streams", "limit_error")
+        await client.ok("terminal_input", terminal_id=replies[0]["data"]["terminal_id"], data="exit\r")
+        await client.until(lambda: client.events("terminal_closed"))
+        await attached(client, flow)
+
+
+async def test_the_typed_client_reads_on_after_it_had_no_room(
+    process_platform: Platform, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flow_manager.client.terminals.HIGH_WATER", 100_000)
+    async with running(process_platform.settings()) as service:
+        client: Client = await connect(service)
+        flow = await flow_of(client, process_platform)
+        async with FlowManagerClient(service.url) as typed:
+            terminal = await typed.attach_container(flow, command=["sh", "-c", "seq 1 100000; sleep 0.2; exit 9"])
+            await asyncio.sleep(1)  # it looks away meanwhile
+            shown = b""
+            async with asyncio.timeout(PATIENCE):
+                while data := await terminal.read():
+                    shown += data
+            assert (terminal.exit_code, terminal.skipped) == (9, 0)
+            assert shown.split() == [b"%d" % number for number in range(1, 100001)]

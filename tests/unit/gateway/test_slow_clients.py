@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from engineio import packet
 
-from flow_manager.gateway.frames import Frame, websocket_text
+from flow_manager.gateway.frames import Frame, binary_event_frame, websocket_text
 from flow_manager.gateway.slow_clients import DIRECT_BOUND, Outbox
 
 
@@ -215,3 +215,44 @@ async def test_a_client_that_never_takes_anything_is_given_no_more_turns(monkeyp
     assert overflows == [True]
     outbox.discard()
     await outbox.turn(10**9)
+
+
+async def test_a_binary_event_is_written_whole_whatever_waits_beside_it():
+    outbox, transport, websocket = connected()
+    outbox.put_nowait(binary_event_frame("terminal_output", b'"offset":0', "data", b"one"))
+    assert transport.written[0].endswith(b"\x82\x03one")
+    transport.pending = DIRECT_BOUND + 1
+    outbox.put_nowait(binary_event_frame("terminal_output", b'"offset":3', "data", b"two"))
+    outbox.put_nowait(Frame(b"42next"))
+    transport.pending = 0
+    websocket.room.set()
+    await emptied(outbox)
+    kinds = [written[2:6] for written in transport.written[1:]]
+    assert kinds == [b"451-", b"two", b"42ne"]
+
+
+async def test_a_binary_event_is_two_packets_for_long_polling_which_stay_together():
+    frame = binary_event_frame("terminal_output", b'"offset":0', "data", b"\x00\xff")
+    assert [packet.encode(b64=True) for packet in frame.packets()] == [
+        '451-["terminal_output",{"offset":0,"data":{"_placeholder":true,"num":0}}]',
+        "bAP8=",
+    ]
+
+
+async def test_room_is_there_once_the_client_has_taken_what_waits_or_is_gone():
+    outbox, transport, websocket = connected()
+    transport.pending = DIRECT_BOUND + 1
+    outbox.put_nowait(Frame(b"x" * 5000))
+    waiting = asyncio.create_task(outbox.room(1000))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    transport.pending = 0
+    websocket.room.set()
+    async with asyncio.timeout(5):
+        await waiting
+    transport.pending = DIRECT_BOUND + 1
+    other = asyncio.create_task(outbox.room(1000))
+    await asyncio.sleep(0)
+    outbox.discard()
+    async with asyncio.timeout(5):
+        await other
