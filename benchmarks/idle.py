@@ -24,6 +24,7 @@ from flow_manager.channel.handler import SocketCommunicationHandler
 from flow_manager.containers.code import CodeStore
 from flow_manager.containers.conversation import Conversation
 from flow_manager.containers.core import Core
+from flow_manager.containers.entry import packed
 from flow_manager.containers.manager import ContainerManager
 from flow_manager.containers.policy import Policy
 from flow_manager.containers.table import FlowTable
@@ -131,7 +132,7 @@ async def _fill(store: SqlStore, runtime: MemoryRuntime, flows: int, *, awake: b
                 tenant="default",
                 runtime="memory",
                 runtime_id=None,
-                config=config.model_dump(mode="json"),
+                config=packed(config),
                 desired="running",
                 created_at=SystemClock().now(),
             )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
 from flow_manager.containers.core import Core
-from flow_manager.containers.entry import Candidate, FlowEntry
+from flow_manager.containers.entry import Candidate, FlowEntry, packed
 from flow_manager.containers.hosts import host_is_taken
 from flow_manager.containers.labels import Unreadable, Wishes
 from flow_manager.contract.models import (
@@ -40,9 +39,9 @@ def become(core: Core, runtime: Runtime, seen: Observation, wishes: Wishes, own:
     return Adopted(name, _config(runtime, seen, wishes, hosts, idle), (*wishes.unreadable, *taken, *others, *refused))
 
 
-def stored(config: ContainerConfig) -> dict[str, Any]:
+def stored(config: ContainerConfig) -> str:
     """Without the environment: it is others', may hold their secrets, and the runtime tells it again."""
-    return {**config.model_dump(mode="json"), "environment": {}}
+    return packed(config.model_copy(update={"environment": {}}))
 
 
 def _free_name(core: Core, wishes: Wishes, seen: Observation, own: FlowEntry | None) -> tuple[str, list[Unreadable]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flow_manager.containers.adopt import recognise
 from flow_manager.containers.core import Core
-from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.entry import FlowEntry, packed
 from flow_manager.containers.hosts import host_is_taken
 from flow_manager.containers.placing import let_go, new_id, runtime_for, take_on
 from flow_manager.containers.policy import image_of
@@ -89,7 +89,7 @@ def _reserve(core: Core, principal: Principal, config: ContainerConfig, runtime:
         tenant=principal.tenant,
         runtime=runtime.name,
         runtime_id=None,
-        config=config.model_dump(mode="json"),
+        config=packed(config),
         # One with a policy is wanted from the beginning: the first request wakes it.
         desired="stopped" if config.idle is None else "running",
         created_at=core.now(),

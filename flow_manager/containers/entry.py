@@ -12,6 +12,16 @@ from flow_manager.runtimes.base import Observation, Runtime
 from flow_manager.store.base import FlowRecord
 
 
+def packed(config: ContainerConfig) -> str:
+    """As a record keeps it. The defaults are left out, so that they are not held a second time for each flow either."""
+    return config.model_dump_json(exclude_defaults=True)
+
+
+def unpacked(text: str) -> ContainerConfig:
+    """:raises ValidationError: another version's, perhaps."""
+    return ContainerConfig.model_validate_json(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A flow that is about to be, or to have another idle policy. `labels` are those of a container that others made."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from flow_manager.containers.channels import channel_folder, open_channel
 from flow_manager.containers.core import Core
-from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.entry import FlowEntry, packed
 from flow_manager.contract.models import NAME_PATTERN, RESERVED_LABEL_PREFIX, ContainerConfig
 from flow_manager.contract.principal import DEFAULT_TENANT, MANAGER
 from flow_manager.errors import ContainerNotFound, FlowManagerError
@@ -71,7 +71,7 @@ async def _take(core: Core, runtime: Runtime, seen: Observation) -> FlowEntry:
         tenant=tenant,
         runtime=runtime.name,
         runtime_id=seen.runtime_id,
-        config=config.model_dump(mode="json"),
+        config=packed(config),
         desired="running" if seen.running or config.idle is not None else "stopped",
         created_at=seen.created_at or core.now(),
     )

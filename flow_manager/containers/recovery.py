@@ -10,10 +10,9 @@ from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
 from flow_manager.containers.declared import came_from_settings, missing, still_declared
 from flow_manager.containers.delete import leave_nothing
-from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.entry import FlowEntry, unpacked
 from flow_manager.containers.reconcile import ACTOR
 from flow_manager.containers.update import UPDATING, recover_update
-from flow_manager.contract.models import ContainerConfig
 from flow_manager.contract.principal import MANAGER
 from flow_manager.errors import FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime
@@ -38,7 +37,7 @@ async def recover(core: Core) -> None:
             )
             continue
         try:
-            config = ContainerConfig.model_validate(record.config)
+            config = unpacked(record.config)
         except ValidationError as error:
             core.log.log_error(new_short_id("err"), error, operation="recover", container=record.id)
             continue

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flow_manager.containers.core import Core
-from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.entry import FlowEntry, packed
 from flow_manager.containers.ready import stays_up, wait_ready
 from flow_manager.containers.spec import spec_of
 from flow_manager.containers.start import start_now
@@ -240,7 +240,7 @@ async def _keep(core: Core, entry: FlowEntry, change: Change) -> None:
     if change.code_path is not None:
         config = config.model_copy(update={"code_path": change.code_path})
     entry.config = config
-    await core.record(entry, phase="created", config=config.model_dump(mode="json"))
+    await core.record(entry, phase="created", config=packed(config))
 
 
 async def _works(core: Core, entry: FlowEntry) -> None:

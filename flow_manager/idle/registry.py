@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from flow_manager.containers.compose import project_of, service_of
 from flow_manager.containers.core import Core
-from flow_manager.containers.entry import Candidate, FlowEntry
+from flow_manager.containers.entry import Candidate, FlowEntry, packed
 from flow_manager.containers.observer import NoObserver
 from flow_manager.contract import requests
 from flow_manager.contract.models import ContainerStatus, FlowState, IdlePolicy
@@ -116,7 +116,7 @@ class IdleRegistry:
         entry.config = before.model_copy(update={"idle": request.idle})
         try:
             first = before.idle is None and entry.observation is not None and entry.observation.state == "created"
-            changes = {"config": entry.config.model_dump(mode="json")}
+            changes = {"config": packed(entry.config)}
             # As if it had been created with a policy: then the first request wakes it.
             await core.record(entry, **(changes | {"desired": "running"} if first else changes))
         except BaseException:

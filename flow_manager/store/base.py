@@ -15,7 +15,8 @@ from flow_manager.contract.models import DesiredState
 class FlowRecord:
     """What the manager knows of a flow beside what its runtime says.
 
-    `config` is the ContainerConfig as JSON data, secrets included: the store's folder is closed to other users (0700).
+    `config` is the ContainerConfig as JSON text, what is as by default left out, secrets included: the store's folder is closed
+    to other users (0700). Text, because ten thousand records are held, and as objects they would take five times as much.
     `phase` tells a restarted manager what was under way: `creating`, `deleting` and `updating` are finished or undone at start;
     `released` is no flow any more, but a container that must not be adopted again.
     `request_key` is `<principal>:<request_id>` of the create, so that a retry after a crash finds what it made.
@@ -26,7 +27,7 @@ class FlowRecord:
     tenant: str
     runtime: str
     runtime_id: str | None
-    config: dict[str, Any]
+    config: str
     desired: DesiredState
     created_at: datetime
     phase: str = "created"  # creating | created | updating | deleting | released

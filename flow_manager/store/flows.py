@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import orjson
 from sqlalchemy import bindparam, delete, select, update
 
 from flow_manager.store.base import FlowRecord
 from flow_manager.store.session import Session
 from flow_manager.store.statements import insert_text, text_of
 from flow_manager.store.tables import flows, from_micros, outbox, to_micros
-from flow_manager.util.strict_json import dumps
 
 _SAVE = insert_text(flows, or_replace=True)
 _DELETE = text_of(delete(flows).where(flows.c.id == bindparam("id")))
@@ -62,7 +60,6 @@ class SqlFlows:
 
 def _row_of(record: FlowRecord) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in _COLUMNS}
-    row["config"] = dumps(record.config)
     row["created_at"] = to_micros(record.created_at)
     row["last_used_at"] = None if record.last_used_at is None else to_micros(record.last_used_at)
     return row
@@ -70,7 +67,6 @@ def _row_of(record: FlowRecord) -> dict[str, Any]:
 
 def _record_of(row: tuple[Any, ...]) -> FlowRecord:
     values = dict(zip(_COLUMNS, row, strict=True))
-    values["config"] = orjson.loads(values["config"])
     values["created_at"] = from_micros(values["created_at"])
     if values["last_used_at"] is not None:
         values["last_used_at"] = from_micros(values["last_used_at"])

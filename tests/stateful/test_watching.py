@@ -261,6 +261,12 @@ class Watching(RuleBasedStateMachine):
             assert (watcher.upstream is None) or watcher.state == "ready"
             assert watcher.attempt is None or watcher.state != "ready"
 
+    @invariant()
+    def a_wake_under_way_is_worked_on(self) -> None:
+        for watcher in self.flows.values():
+            attempt = watcher.attempt
+            assert attempt is None or (attempt.task is not None and not attempt.task.done()), watcher
+
     @rule()
     def all_news_arrives(self) -> None:
         """Nothing more goes wrong, and time passes: everybody is answered, and the states are true."""

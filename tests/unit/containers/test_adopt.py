@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flow_manager.containers import adopt as adopt_module
+from flow_manager.containers.adopted import stored
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.observer import NoObserver
 from flow_manager.contract import requests
@@ -240,7 +241,7 @@ async def test_what_a_client_set_outlives_a_restart_but_not_a_new_container(buil
     async with builder.open() as house:
         flow_id = house.runtime.appear("web", {"flow-manager.port": "81"})
         entry = await known(house, flow_id)
-        await house.core.record(entry, config={**entry.record.config, "port": 82})
+        await house.core.record(entry, config=stored(entry.config.model_copy(update={"port": 82})))
     async with builder.open() as house:
         await resync(house)
         assert house.core.table.get(flow_id).config.port == 82

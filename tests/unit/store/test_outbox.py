@@ -40,7 +40,7 @@ async def test_only_what_is_too_old_is_pruned(store: SqlStore) -> None:
 
 
 async def test_a_flows_messages_go_with_it(store: SqlStore) -> None:
-    record = FlowRecord(FLOW, "reports", "default", "memory", None, {"image": "local"}, "running", AT)
+    record = FlowRecord(FLOW, "reports", "default", "memory", None, '{"image":"local"}', "running", AT)
     await store.flows.save(record)
     await put(store, FLOW, 1)
     kept = await put(store, OTHER, 2)
