@@ -74,6 +74,9 @@ class FlowLock:
                 raise ShuttingDown("the service ended before this was done", operation=name) from None
             if operation.ended_by is not None:
                 raise Conflict(f"{name} was ended by {operation.ended_by}", operation=operation.ended_by) from None
+            if operation.task.cancelled() and not _is_cancelled():
+                # From within: something that it waited for was cancelled. This caller is not, and must be answered.
+                raise Conflict(f"{name} was cut off", operation=name) from None
             raise
         return result
 
@@ -136,6 +139,11 @@ class FlowLock:
     def _tell_if_idle(self) -> None:
         if self.idle:
             self._on_idle()
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class FlowLocks:

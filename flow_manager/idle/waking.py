@@ -51,7 +51,7 @@ def begin(
         watcher.history.add("starting", f"{watcher.name} is going to sleep: waiting until it has stopped")
     else:
         _announce(watcher, attempt)
-    attempt.task = watcher.keeper.spawn(_run(watcher, attempt), f"wake-{watcher.id}")
+    _work_on(watcher, attempt)
     return attempt
 
 
@@ -63,7 +63,26 @@ def begin_anew(watcher: Watcher, attempt: Attempt) -> None:
     attempt.phase, attempt.observed, attempt.woke, attempt.steps = "stop", False, False, {}
     watcher.history.clear()
     watcher.history.add("starting", f"{watcher.name} is being put to sleep: it is woken again when it has stopped")
-    attempt.task = watcher.keeper.spawn(_run(watcher, attempt), f"wake-{watcher.id}")
+    _work_on(watcher, attempt)
+
+
+def _work_on(watcher: Watcher, attempt: Attempt) -> None:
+    task = watcher.keeper.spawn(_run(watcher, attempt), f"wake-{watcher.id}")
+    attempt.task = task
+    task.add_done_callback(lambda _done: _cut_off(watcher, attempt, task))
+
+
+def _cut_off(watcher: Watcher, attempt: Attempt, task: asyncio.Task[None]) -> None:
+    """Nobody works on it any more, and nobody has ended it: a cancellation came from within what it waited for. Whoever waits
+    for the wake must be answered all the same."""
+    if watcher.attempt is attempt and attempt.task is task and not watcher.keeper.closing:
+        _fault(watcher, attempt, RuntimeError(f"a wake was cut off while it waited for {watcher.waiting_for}"))
+
+
+def _fault(watcher: Watcher, attempt: Attempt, fault: Exception) -> None:
+    error_id = new_short_id("err")
+    watcher.keeper.core.log.log_error(error_id, fault, operation="wake", container=watcher.id)
+    _failed(watcher, attempt, Internal("a fault of the manager's own", error_id=error_id))
 
 
 def _announce(watcher: Watcher, attempt: Attempt) -> None:
@@ -72,16 +91,18 @@ def _announce(watcher: Watcher, attempt: Attempt) -> None:
 
 
 async def _run(watcher: Watcher, attempt: Attempt) -> None:
+    round = attempt.round
     try:
         found = await _steps(watcher, attempt)
-    except FlowManagerError as error:
-        _failed(watcher, attempt, error)
     except Exception as error:
-        error_id = new_short_id("err")
-        watcher.keeper.core.log.log_error(error_id, error, operation="wake", container=watcher.id)
-        _failed(watcher, attempt, Internal("a fault of the manager's own", error_id=error_id))
+        if attempt.round != round:
+            return  # begun anew meanwhile
+        if isinstance(error, FlowManagerError):
+            _failed(watcher, attempt, error)
+        else:
+            _fault(watcher, attempt, error)
     else:
-        if watcher.attempt is attempt:
+        if watcher.attempt is attempt and attempt.round == round:
             _ready(watcher, attempt, found)
 
 

@@ -223,3 +223,14 @@ async def test_a_storm_of_operations_and_kills_always_ends(locks: FlowLocks) -> 
     async with asyncio.timeout(20):
         await asyncio.gather(*(caller(number) for number in range(1000)))
     assert locks._locks == {}
+
+
+async def test_an_operation_that_is_cancelled_from_within_is_answered_and_frees_the_lock(locks: FlowLocks) -> None:
+    async def body() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(Conflict, match="start was cut off"):
+        await locks.run("f", "start", None, body)
+    stop = Work([], "stop")
+    stop.may_end.set()
+    assert await locks.run("f", "stop", None, stop) == "stop"

@@ -12,6 +12,7 @@ from flow_manager.errors import (
     Conflict,
     ContainerNotFound,
     ContainerStopped,
+    Internal,
     NotAllowed,
     RuntimeUnavailable,
     ShuttingDown,
@@ -524,3 +525,20 @@ async def test_a_start_that_fails_after_the_stop_that_it_waited_for_is_a_failure
         await waiting
     assert (web.state, web.failures) == ("error", 1)
     await idle_house.told("wake_failed")
+
+
+async def test_a_wake_that_is_cut_off_from_within_is_told_to_those_who_wait(
+    idle_house: IdleHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = await idle_house.create()
+
+    async def cancelled(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(waking, "wake_now", cancelled)
+        with pytest.raises(Internal):
+            await web.wake(reason="a request")
+    assert (web.state, web.attempt) == ("error", None)
+    await idle_house.clock.run(2)
+    await web.wake(reason="a request")
