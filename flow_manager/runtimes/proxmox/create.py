@@ -49,7 +49,6 @@ class Creator:
         self._tasks, self._ending, self._settings, self._orders = tasks, ending, settings, orders
         self._sources = Sources(client)
         self._numbering = asyncio.Lock()
-        self._taken: set[int] = set()
         self._names: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -158,7 +157,7 @@ class Creator:
                 if last or "already exists" not in conflict.message:
                     raise
             finally:
-                self._taken.discard(vmid)
+                self._inventory.making.discard(vmid)
         raise AssertionError("unreachable")
 
     async def _under(
@@ -259,9 +258,9 @@ class Creator:
             with translated():
                 told = whole(await self._client.get("cluster/nextid"))
                 vmid = told if told is not None else 100
-                while vmid in self._taken or (vmid != told and not await self._is_free(vmid)):
+                while vmid in self._inventory.making or (vmid != told and not await self._is_free(vmid)):
                     vmid += 1
-            self._taken.add(vmid)
+            self._inventory.making.add(vmid)
             return vmid
 
     async def _is_free(self, vmid: int) -> bool:

@@ -29,9 +29,12 @@ from flow_manager.util.backoff import exponential
 ONE_BY_ONE = 3
 # Who ended it is looked for among the tasks of the last so many seconds: the list is ten seconds late, and asked every five.
 ENDED_WITHIN = 40.0
-_BY_HAND = ("vzstop", "vzshutdown", "vzsuspend", "vzreboot", "hastop", "vzmigrate")
+# Not a reboot, a move or a backup: those bring it back.
+_BY_HAND = ("vzstop", "vzshutdown", "vzsuspend", "hastop")
 # DHCP takes some seconds, a slow boot a minute; after that it has no address.
 ADDRESS_FIRST, ADDRESS_LONGEST, ADDRESS_SECONDS = 0.5, 5.0, 90.0
+# Each costs its node a fork.
+HUNTERS = 4
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
 
 
@@ -43,6 +46,7 @@ class Feed:
         self._interval = interval
         self._task: asyncio.Task[None] | None = None
         self._hunting: dict[str, asyncio.Task[None]] = {}
+        self._hunters = asyncio.Semaphore(HUNTERS)
         self.up = False
         self.reason: str | None = None
         self._looked = asyncio.Event()
@@ -73,6 +77,10 @@ class Feed:
             except (FlowManagerError, CallFailed) as exc:
                 error = translate(exc) if isinstance(exc, CallFailed) else exc
                 self._lost(str(error.details.get("reason") or error.message))
+                await asyncio.sleep(next(waits))
+            except Exception as exc:
+                # One odd answer must never end the following of a whole cluster.
+                self._lost(f"its answer was not understood ({type(exc).__name__})")
                 await asyncio.sleep(next(waits))
             else:
                 self._found()
@@ -108,8 +116,8 @@ class Feed:
                 if known.state == "running":
                     self.started(known)
         for flow_id, known in before.items():
-            if known.removed and flow_id not in inventory.known and known.vmid in rows:
-                self.tell("removed", known)  # its tag or lines are gone: it is let go of
+            if known.let_go and flow_id not in inventory.known:
+                self.tell("removed", known)
         doubted = [known for known in inventory.known.values() if self._differs(known, rows.get(known.vmid))]
         if doubted:
             await self._verify(doubted)
@@ -170,7 +178,7 @@ class Feed:
             found = await self._tasks.since(known.node, known.vmid, _BY_HAND, since)
         except (CallFailed, FlowManagerError):
             return None
-        return "stop" if any(task.started for task in found) else "exit"
+        return "stop" if any(task.text not in known.own_tasks for task in found) else "exit"
 
     async def missing(self, gone: list[Known]) -> None:
         """Gone from the list: removed, or the right to see it was. That must not pass for a removal of everything.
@@ -202,7 +210,11 @@ class Feed:
 
     def started(self, known: Known) -> None:
         self.tell("started", known)
-        if not known.addresses and known.flow_id not in self._hunting:
+        self.seek(known)
+
+    def seek(self, known: Known) -> None:
+        """Find out where it is reached, in the background."""
+        if known.state == "running" and not known.addresses and known.flow_id not in self._hunting:
             task = asyncio.create_task(self._hunt(known), name=f"proxmox-address-{known.vmid}")
             self._hunting[known.flow_id] = task
             task.add_done_callback(lambda _done: self._hunting.pop(known.flow_id, None))
@@ -217,7 +229,9 @@ class Feed:
         deadline = asyncio.get_running_loop().time() + ADDRESS_SECONDS
         waits = exponential(ADDRESS_FIRST, maximum=ADDRESS_LONGEST)
         while known.state == "running" and not known.removed and asyncio.get_running_loop().time() < deadline:
-            if known.addresses or await self._inventory.see_addresses(known):
+            async with self._hunters:
+                found = bool(known.addresses) or await self._inventory.see_addresses(known)
+            if found:
                 self.tell("health", known)
                 return
             await asyncio.sleep(next(waits))

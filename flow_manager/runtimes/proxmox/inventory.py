@@ -25,6 +25,8 @@ WIDTH = 4
 FRESH_SECONDS = 30.0
 # One that can't be read (a right that is missing for it) is tried again after so long.
 RETRY_SECONDS = 60.0
+# What was said so short a time ago still holds; the server itself sees an end only some three seconds later.
+JUST_SECONDS = 1.5
 
 T = TypeVar("T")
 
@@ -43,6 +45,8 @@ class Inventory:
         # vmid → when its config could last not be read, or was read and is nothing to us, with the tags that it had then.
         self._passed_over: dict[int, tuple[float, frozenset[str], bool]] = {}
         self._scanning = asyncio.Lock()
+        # Numbers of containers that are being made right now: half of one must not be taken for a whole one.
+        self.making: set[int] = set()
 
     # --- the whole cluster --------------------------------------------------------------------------------------------
 
@@ -71,16 +75,18 @@ class Inventory:
                 async with width:
                     return await self._read(one)
 
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(read(one)) for one in wanted]
-            return [found for task in tasks if (found := task.result()) is not None]
+            read_ones = await asyncio.gather(*(read(one) for one in wanted), return_exceptions=True)
+            for failed in read_ones:
+                if isinstance(failed, BaseException):
+                    raise failed
+            return [found for found in read_ones if isinstance(found, Known)]
 
     def _worth_reading(self, one: Row, now: float, fresh: bool) -> bool:
         known = self._by_vmid.get(one.vmid)
         if known is not None:
             untagged = known.identity.adopted and not self._claims.names(one.vmid) and TAG not in one.tags
             return untagged or (fresh and now - known.read_at > FRESH_SECONDS)
-        if one.template or (TAG not in one.tags and not self._claims.names(one.vmid)):
+        if one.template or one.vmid in self.making or (TAG not in one.tags and not self._claims.names(one.vmid)):
             return False
         passed = self._passed_over.get(one.vmid)
         if passed is None or fresh:
@@ -109,6 +115,7 @@ class Inventory:
         if identity is None or config.get("template") in (1, "1"):
             self._passed_over[one.vmid] = (self._clock.monotonic(), one.tags, True)
             if known is not None:
+                known.let_go = True
                 self.forget(known)
             return None
         self._passed_over.pop(one.vmid, None)
@@ -200,6 +207,11 @@ class Inventory:
         await self.see_addresses(known)
         return found
 
+    def listed(self, known: Known, found: Row) -> None:
+        """As `saw`, of one in its node's own list."""
+        self.saw(known, found)
+        known.listed_at = self._clock.monotonic()
+
     def saw(self, known: Known, found: Row) -> None:
         known.row = found
         now = self._clock.now()
@@ -208,6 +220,9 @@ class Inventory:
             known.saw("running", now, found.uptime)
         elif found.status == "stopped":
             known.saw("paused" if known.vmid in self._claims.paused else "stopped", now)
+
+    def just_listed(self, known: Known) -> bool:
+        return self._clock.monotonic() - known.listed_at < JUST_SECONDS
 
     def now(self) -> datetime:
         return self._clock.now()

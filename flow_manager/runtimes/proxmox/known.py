@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,8 @@ LABEL_CREATED = "flow-manager.created"
 LABEL_IMAGE = "flow-manager.image"
 LABEL_STOP_SIGNAL = "flow-manager.stop-signal"
 LABEL_CONTAINER_NAME = "flow-manager.container-name"
+# More than happen within the time in which a person's task is looked for.
+OWN_TASKS = 16
 # Uptimes are whole seconds, and those of the cluster's list up to ten seconds old: only a larger jump is another run.
 ANOTHER_RUN = timedelta(seconds=25)
 
@@ -69,7 +72,13 @@ class Known:
     # A shutdown is under way, which a kill may overrule; its task, also where nobody waits for it any more.
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     shutdown: str | None = None
+    # Tasks that are this manager's own orders: no person's.
+    own_tasks: deque[str] = field(default_factory=lambda: deque(maxlen=OWN_TASKS))
+    # When its node's list last told of it, in monotonic seconds.
+    listed_at: float = float("-inf")
     removed: bool = False
+    # Its owner took the tag, or the lines, away.
+    let_go: bool = False
 
     @property
     def flow_id(self) -> str:

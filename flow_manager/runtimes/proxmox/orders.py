@@ -80,9 +80,12 @@ class Orders:
                 if failed.lost:
                     done = await self._what_became_of_it(known, types, asked, goal)
                     if done is not False:
+                        if done is not None:
+                            known.own_tasks.append(done)
                         return done
                 await asyncio.sleep(next(waits))
             else:
+                known.own_tasks.append(str(upid))
                 return str(upid)
         raise AssertionError("unreachable")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -183,8 +182,10 @@ class ProxmoxProvider(NothingInside):
     # --- reads --------------------------------------------------------------------------------------------------------
 
     async def inspect(self, id: str) -> Observation:
+        """One that was in its node's list a moment ago is not asked again: a start of the manager looks at each of a thousand."""
         known = await self._inventory.find(id)
-        await self._inventory.look(known)
+        if known.acting or not self._inventory.just_listed(known):
+            await self._inventory.look(known)
         return known.observation()
 
     async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
@@ -227,14 +228,8 @@ class ProxmoxProvider(NothingInside):
         for known in there:
             known.node = node
             if (row := live.get(known.vmid)) is not None and not known.acting:
-                self._inventory.saw(known, row)
-        width = asyncio.Semaphore(4)
-
-        async def addresses(known: Known) -> None:
-            async with width:
-                await self._inventory.see_addresses(known)
-
-        await asyncio.gather(*(addresses(known) for known in there if not known.config.fixed))
+                self._inventory.listed(known, row)
+            self._feed.seek(known)
 
     def watch(self) -> AsyncIterator[RuntimeEvent]:
         return self._hub.watch()

@@ -96,6 +96,35 @@ async def test_who_ended_it_is_seen_among_the_tasks(lab: Lab) -> None:
         assert (await events.wait_for("died", lxc_flow_id("lab", crashed))).cause == "exit"
 
 
+async def test_what_this_manager_ended_before_is_no_persons_doing(lab: Lab) -> None:
+    runtime = await lab.open()
+    vmid = lab.pve.add_container(tags="flow-manager", running=True)
+    id = lxc_flow_id("lab", vmid)
+    async with Events(runtime) as events:
+        await runtime.stop(id, timeout=5)
+        await runtime.start(id)
+        seen = len(events.seen)
+        await lab.pve.containers[vmid].stop_outside()
+
+        async def told() -> bool:
+            return any(event.type == "died" for event in events.seen[seen:])
+
+        await until(told, "the end is told")
+        assert [event.cause for event in events.seen[seen:] if event.type == "died"] == ["exit"]
+
+
+async def test_an_answer_that_is_not_understood_does_not_end_the_following(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = await lab.open()
+    await runtime.list()
+    async with Events(runtime) as events:
+        with monkeypatch.context() as odd:
+            odd.setattr(runtime._inventory, "read_rows", lambda: 1 / 0)
+            await events.wait_for("unavailable")
+        await events.wait_for("available")
+
+
 async def test_a_move_to_another_node_is_followed(lab: Lab) -> None:
     runtime = await lab.open(interval=60)
     vmid = lab.pve.add_container("pve1", tags="flow-manager")

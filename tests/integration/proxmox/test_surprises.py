@@ -12,7 +12,7 @@ import pytest
 from flow_manager import errors
 from flow_manager.contract.proxmox import ProxmoxOptions
 from flow_manager.util.ids import new_flow_id
-from tests.contract.harness import Events
+from tests.contract.harness import Events, until
 from tests.integration.proxmox.conftest import NARROW, Lab, make_spec
 from tests.pve.container import Behaviour
 
@@ -244,4 +244,8 @@ async def test_the_checkpoint_is_only_there_for_who_asked_for_it(make_lab: Calla
     other = await lab.open(settings)
     assert [flow.state for flow in await other.list()] == ["paused"]
     assert (await runtime.unpause(id)).state == "running"
-    assert (await other.inspect(id)).state == "running"
+
+    async def seen() -> bool:
+        return (await other.inspect(id)).state == "running"
+
+    await until(seen, "the other one sees that it goes on")
