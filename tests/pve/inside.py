@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shlex
 import shutil
 import signal
@@ -21,6 +23,8 @@ HTTP_PORT = 8080
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Where the emulated container has its address: a real one has a network of its own and needs no such thing.
 ADDRESS = "PVE_EMULATOR_ADDRESS"
+# By which all that was started on a console is found when its container stops: a real one takes it along.
+WITHIN = "PVE_EMULATOR_CT"
 # A console with cmode=tty: nobody has a password here.
 LOGIN = (
     'while :; do printf "%s login: " "$CT_NAME"; read -r name || exit; printf "Password: "; read -r secret || exit; '
@@ -180,8 +184,14 @@ class Inside:
         for terminal in (container.session, container.program):
             if terminal is not None:
                 await terminal.close()
+        if container.session is not None:
+            await asyncio.to_thread(_end_all, f"{WITHIN}={self._within(container)}\0".encode())
         container.session = None
         container.apply_pending()
+
+    @staticmethod
+    def _within(container: Container) -> str:
+        return str(container.folder)  # of this emulator's own run alone
 
     def remove(self, container: Container) -> None:
         shutil.rmtree(container.folder, ignore_errors=True)
@@ -196,6 +206,7 @@ class Inside:
         if container.session is None or container.session.ended.is_set():
             session = Terminal()
             environment = {"PATH": PATH, "container": "lxc", "TERM": "linux", "CT_NAME": container.name}
+            environment[WITHIN] = self._within(container)
             environment["HOME"] = str(container.folder)  # `/root`, in a real one
             if prompt is not None:
                 environment["PS1"] = prompt
@@ -204,3 +215,15 @@ class Inside:
             await session.open(command, environment, container.folder)
             container.session = session
         return container.session
+
+
+def _end_all(mark: bytes) -> None:
+    """SIGKILL to whatever bears it, until nothing does."""
+    found = True
+    while found:
+        found = False
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (path / "environ").read_bytes():
+                    os.kill(int(path.name), signal.SIGKILL)
+                    found = True

@@ -58,6 +58,29 @@ class PveClient:
         ending = asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
         await asyncio.wait([ending], timeout=CLOSE_SECONDS)
 
+    @property
+    def base_url(self) -> str:
+        return str(self._api._store["base_url"])
+
+    @property
+    def by_token(self) -> bool:
+        return self._login.token_id is not None
+
+    @property
+    def verify(self) -> bool | str:
+        """As requests takes it: True, False, or a file of certificates."""
+        return self._verify
+
+    async def credentials(self) -> dict[str, str]:
+        """Headers that say who asks, for what goes past this client. :raises CallFailed: the login is refused."""
+        if self._login.token_id is not None:
+            return {"Authorization": f"PVEAPIToken={self._login.token_id}={self._login.secret}"}
+        auth = session_of(self._api).auth
+        if self._threads is None or not isinstance(auth, TicketAuth):
+            raise RuntimeUnavailable("the runtime is closed", kind=KIND, reason="the runtime is closed")
+        cookies = await asyncio.get_running_loop().run_in_executor(self._threads, self._once, auth.get_cookies)
+        return {"Cookie": f"PVEAuthCookie={cookies['PVEAuthCookie']}"}
+
     def server_time(self) -> float:
         """The server's clock in epoch seconds, as far as its last answer told it."""
         return time.time() + (skew_of(self._api) if self._api is not None else 0.0)

@@ -218,6 +218,8 @@ class Creator:
             if original is not None:
                 changes |= {"tags": TAG, "net0": parameters.cloned_net(text(config.get("net0")), original)}
                 changes |= parameters.limits(spec)
+            if text(config.get("cmode")) != parameters.console(spec):
+                changes["cmode"] = parameters.console(spec)  # an image's container is given its program's
             if changes:
                 await self._orders.patiently(partial(self._write, path, changes, spec.id))
                 config = await self._client.get(f"{path}/config", current=1)

@@ -17,9 +17,11 @@ from flow_manager.errors import (
 )
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import LogLine, NothingInside
+from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, NothingInside, Terminal
 from flow_manager.runtimes.proxmox.claims import Claims
 from flow_manager.runtimes.proxmox.client import KIND, PveClient
+from flow_manager.runtimes.proxmox.console_exec import Executor
+from flow_manager.runtimes.proxmox.consoles import Consoles
 from flow_manager.runtimes.proxmox.create import Creator
 from flow_manager.runtimes.proxmox.ending import Ending
 from flow_manager.runtimes.proxmox.errors import translate, translated
@@ -34,6 +36,7 @@ from flow_manager.runtimes.proxmox.orders import Orders
 from flow_manager.runtimes.proxmox.resources import usage
 from flow_manager.runtimes.proxmox.starting import Starter
 from flow_manager.runtimes.proxmox.tasks import Tasks
+from flow_manager.runtimes.proxmox.terminal import Terminals
 from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
 from flow_manager.util.clock import Clock, SystemClock
 
@@ -65,6 +68,9 @@ class ProxmoxProvider(NothingInside):
         self.capabilities = Capabilities(
             pause=settings.pause,
             signals=False,
+            exec=True,
+            attach=True,
+            tty=True,
             exit_codes=False,
             logs=False,
             local_socket=False,
@@ -82,6 +88,9 @@ class ProxmoxProvider(NothingInside):
         self._ending = Ending(self.client, self._inventory, orders, tasks, self._claims)
         self._starter = Starter(self._inventory, orders, tasks, self._claims)
         self._creator = Creator(self.client, self._inventory, self.nodes, tasks, orders, self._ending, settings)
+        self._consoles = Consoles(self.client, self._inventory, self.nodes)
+        self._executor = Executor(self._consoles)
+        self._terminals = Terminals(self._consoles)
         self._hub = EventHub()
         self._feed = Feed(self._inventory, self.nodes, tasks, self._hub, interval=interval or settings.interval)
         self._closed = False
@@ -100,6 +109,8 @@ class ProxmoxProvider(NothingInside):
             return
         self._closed = True
         self._hub.close()
+        await self._terminals.close()
+        await self._consoles.close()
         await self._creator.close()
         await self._feed.close()
         await self.client.close()
@@ -233,6 +244,18 @@ class ProxmoxProvider(NothingInside):
 
     def watch(self) -> AsyncIterator[RuntimeEvent]:
         return self._hub.watch()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def exec(self, id: str, command: Command, *, timeout: float, limit: int) -> ExecOutcome:
+        known = await self._inventory.find(id)
+        return await self._executor.run(known, command, timeout, limit)
+
+    async def attach(
+        self, id: str, command: Command | None, *, main: bool = False, cols: int = 80, rows: int = 24
+    ) -> Terminal:
+        known = await self._inventory.find(id)
+        return await self._terminals.open(known, command, main=main, cols=cols, rows=rows)
 
     # --- others' containers -------------------------------------------------------------------------------------------
 

@@ -37,7 +37,6 @@ def check(spec: FlowSpec, *, knows_oci: bool) -> None:
     for wanted, capability, words in (
         (spec.mounts, "volumes", "mount the manager's folders (only root@pam may bind-mount)"),
         (spec.networks, "networks", "join an engine's networks"),
-        (spec.tty, "tty", "give the main program a terminal"),
         (spec.code_folder, "put_code", "take code in"),
         (spec.working_dir, "working_dir", "set a working directory by its API"),
         (spec.pids, "limits", "limit the number of processes"),
@@ -108,6 +107,7 @@ def create_parameters(
         "net0": net(options, settings),
         # systemd in an unprivileged container wants it, and nothing else may be had without root@pam.
         "features": "nesting=1" if options.nesting is not False else None,
+        "cmode": console(spec),
         "pool": options.pool or settings.pool,
         "swap": 0,
         **limits(spec),
@@ -128,6 +128,11 @@ def clone_parameters(
         "pool": options.pool or settings.pool,
         "target": target,
     }
+
+
+def console(spec: FlowSpec) -> str:
+    """What its one console shows: its own program's terminal where that was asked for, else a shell, which commands need."""
+    return "console" if spec.tty else "shell"
 
 
 def limits(spec: FlowSpec) -> dict[str, Any]:

@@ -154,7 +154,6 @@ async def test_a_clone_of_a_template_and_of_a_container(lab: Lab) -> None:
     [
         ({"mounts": (Mount("/srv", "/data"),)}, "volumes"),  # type: ignore[arg-type]
         ({"networks": ("x",)}, "networks"),
-        ({"tty": True}, "tty"),
         ({"pids": 5}, "limits"),
         ({"working_dir": "/x"}, "working_dir"),
         ({"ports": (PortBinding(80, "tcp", 8080),)}, "ports"),
