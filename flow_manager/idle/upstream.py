@@ -71,7 +71,7 @@ def candidates(
     if kind in LOCAL_KINDS:
         # The chosen PORT; a program that isn't told one listens where it always does.
         return tuple(Candidate(address, published or port) for address in LOOPBACKS)
-    own = [Candidate(address, port) for address in observation.addresses if _usable(address)]
+    own = [Candidate(address, port) for address in observation.addresses if observation.emulated or _usable(address)]
     if published:
         own.append(Candidate(_ANY.get(published_on, published_on), published, via_forwarder=True))
     return tuple(own)

@@ -151,6 +151,8 @@ class Observation:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     # TCP ports that the image or the container says it listens on, published or not, lowest first.
     exposed: tuple[int, ...] = ()
+    # Its addresses are this machine's own, because its runtime only pretends (settings said so): else those lead nowhere.
+    emulated: bool = False
 
     @property
     def running(self) -> bool:

@@ -12,7 +12,7 @@ from flow_manager.settings.models import ChannelSettings, RuntimeSettings, Setti
 BUILT_IN_RUNTIMES = ("docker", "process", "memory")
 PROXMOX_ONLY = (
     "token_id", "secret", "user", "password", "realm", "verify_tls", "ca_file", "timeout", "interval", "pause",
-    "nodes", "storage", "disk", "bridge", "pool",
+    "nodes", "storage", "disk", "bridge", "pool", "emulated",
 )  # fmt: skip
 # Which settings of a runtime belong to which kinds.
 _ONLY_FOR: dict[str, tuple[str, ...]] = {

@@ -302,6 +302,11 @@ class RuntimeSettings(SettingsModel):
     disk: int = Field(default=4, ge=1, description="proxmox: GiB of a new container's disk.")
     bridge: BridgeName = Field(default="vmbr0", description="proxmox: bridge of new containers.")
     pool: PoolName | None = Field(default=None, description="proxmox: resource pool of new containers.")
+    emulated: bool = Field(
+        default=False,
+        description="proxmox: the server is an emulated one on this machine, whose containers have addresses of the loopback. "
+        "Never for a genuine one: a container could send requests to this machine's own services.",
+    )
 
 
 class Settings(SettingsModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,9 @@ import aiohttp
 import pytest
 
 from flow_manager.app import Service
-from flow_manager.idle import upstream
 from flow_manager.settings.models import RuntimeSettings, Settings
 from tests.contract.harness import until
-from tests.e2e.conftest import Client
+from tests.e2e.conftest import REPOSITORY, Client
 from tests.pve.access import LEAST
 from tests.pve.container import Behaviour
 from tests.pve.emulator import Emulator
@@ -25,9 +25,7 @@ HTTP_PORT = 8080
 
 
 @pytest.fixture
-async def pve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Emulator]:
-    # Emulated containers have addresses of the loopback, which a flow's never are.
-    monkeypatch.setattr(upstream, "_usable", lambda text: True)
+async def pve() -> AsyncIterator[Emulator]:
     async with Emulator() as emulator:
         yield emulator
 
@@ -42,6 +40,7 @@ def settings(folder: Path, pve: Emulator, role: Any = NARROW, **changes: Any) ->
         ca_file=pve.ca_file,
         storage="local",
         interval=1,
+        emulated=True,
         adopt=True,
     )
     values: dict[str, Any] = {
@@ -176,6 +175,26 @@ async def test_a_new_container_is_made_of_a_template_and_removed_without_a_trace
     assert refused["code"] == "container_running"
     await client.ok("delete_container", container_id="new", force=True)
     assert not pve.containers
+
+
+async def test_a_flow_in_a_container_speaks_with_the_manager_over_tls(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    channel = {"tls_listen": "127.0.0.1:0"}
+    service = await started(settings(short_folder, pve, LEAST, channel=channel))
+    client = await connect(service)
+    await client.ok("subscribe_activity")
+    path = f"PYTHONPATH={REPOSITORY}"
+    made = await client.ok(
+        "create_container",
+        name="echo",
+        image="loop",
+        command=["env", path, sys.executable, str(REPOSITORY / "examples" / "echo.py")],
+        start=True,
+    )
+    await client.connected_flow(made["id"])
+    reply = await client.ok("send_message", container_id="echo", message={"a": 1}, expect_reply=True)
+    assert reply["reply"] == {"echo": {"a": 1}}
 
 
 async def test_a_container_that_was_named_is_known_after_a_restart(

@@ -16,6 +16,8 @@ url = "{url}"
 token_id = "{token}"
 secret = "{secret}"
 ca_file = "{ca}"
+storage = "local"
+emulated = true
 """
 
 

@@ -34,11 +34,14 @@ T = TypeVar("T")
 class Inventory:
     """Finds and reads. What the server says of every container at once is kept in `rows`."""
 
-    def __init__(self, client: PveClient, judge: Judge, claims: Claims, clock: Clock) -> None:
+    def __init__(
+        self, client: PveClient, judge: Judge, claims: Claims, clock: Clock, *, emulated: bool = False
+    ) -> None:
         self._client = client
         self._claims = claims
         self._clock = clock
         self.judge = judge
+        self._emulated = emulated
         self.known: dict[str, Known] = {}
         self.rows: dict[int, Row] = {}
         self._by_vmid: dict[int, Known] = {}
@@ -123,7 +126,9 @@ class Inventory:
         if known is None or new:
             if known is not None:
                 self.forget(known)
-            known = Known(one.vmid, one.node, identity, written(config, labels, one.vmid), row=one)
+            known = Known(
+                one.vmid, one.node, identity, written(config, labels, one.vmid), row=one, emulated=self._emulated
+            )
             known.state = "paused" if one.vmid in self._claims.paused else "stopped"
             if one.status == "running":
                 known.saw("running", self._clock.now(), one.uptime)

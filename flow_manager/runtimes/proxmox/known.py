@@ -77,6 +77,7 @@ class Known:
     # When its node's list last told of it, in monotonic seconds.
     listed_at: float = float("-inf")
     removed: bool = False
+    emulated: bool = False
     # Its owner took the tag, or the lines, away.
     let_go: bool = False
 
@@ -126,6 +127,7 @@ class Known:
             labels=labels,
             error=self.problem,
             adopted=adopted,
+            emulated=self.emulated,
             environment=dict(self.config.environment) if adopted else {},
         )
 

@@ -11,6 +11,7 @@ import pytest
 
 from flow_manager import errors
 from flow_manager.contract.proxmox import ProxmoxOptions
+from flow_manager.idle.upstream import candidates
 from flow_manager.util.ids import new_flow_id
 from tests.contract.harness import Events, until
 from tests.integration.proxmox.conftest import NARROW, Lab, make_spec
@@ -249,3 +250,13 @@ async def test_the_checkpoint_is_only_there_for_who_asked_for_it(make_lab: Calla
         return (await other.inspect(id)).state == "running"
 
     await until(seen, "the other one sees that it goes on")
+
+
+async def test_addresses_of_this_machine_are_only_believed_of_an_emulated_server(lab: Lab) -> None:
+    for emulated in (False, True):
+        settings = lab.settings(
+            emulated=emulated, user="root@pam", password=lab.pve.cluster.access.users["root@pam"].password
+        )
+        runtime = await lab.open(settings, instance=f"m{int(emulated)}")
+        id = await lab.adopted(runtime, lab.pve.add_container(running=True))
+        assert bool(candidates(await runtime.inspect(id), 8080, "proxmox")) is emulated
