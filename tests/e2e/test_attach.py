@@ -21,6 +21,8 @@ from flow_manager.app import Service
 from tests.e2e.conftest import PATIENCE, REPOSITORY, Client, Platform, running
 
 DETACH = b"\x10\x11"
+# The tester's own .bashrc is none of a test's business: one that takes a lock leaves it when its shell is killed.
+HOMELESS = {"HOME": "/nonexistent"}
 
 
 class Attached:
@@ -108,7 +110,7 @@ def real(request: pytest.FixtureRequest, short_folder: Any) -> Platform:
 async def flow(platform: Platform, connect: Callable[..., Any]) -> AsyncIterator[tuple[Service, Client, str]]:
     async with running(platform.settings()) as service:
         client: Client = await connect(service)
-        made = await client.ok("create_container", **platform.sleeper, name="box", start=True)
+        made = await client.ok("create_container", **platform.sleeper, name="box", start=True, environment=HOMELESS)
         yield service, client, made["id"]
         await client.ok("delete_container", container_id=made["id"], force=True)
 
@@ -177,7 +179,7 @@ async def test_a_service_that_ends_ends_the_terminal_and_puts_it_right(
 ) -> None:
     service = await started(process_platform.settings())
     client: Client = await connect(service)
-    await client.ok("create_container", **process_platform.sleeper, name="box", start=True)
+    await client.ok("create_container", **process_platform.sleeper, name="box", start=True, environment=HOMELESS)
     shell = attach(service, "box")
     await shell.insists(b"echo re''ady\r", b"ready\r\n")
     await service.stop()

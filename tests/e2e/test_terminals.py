@@ -69,7 +69,9 @@ async def attached(client: Client, flow: str, **fields: Any) -> Screen:
 
 
 async def flow_of(client: Client, platform: Platform, **fields: Any) -> str:
-    made = await client.ok("create_container", **{**platform.sleeper, "start": True, **fields})
+    # Without the tester's own .bashrc.
+    home = {"HOME": "/nonexistent"}
+    made = await client.ok("create_container", **{**platform.sleeper, "environment": home, "start": True, **fields})
     return str(made["id"])
 
 
