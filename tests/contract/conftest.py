@@ -21,6 +21,12 @@ def parts(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
     return module, {name: request.getfixturevalue(name) for name in module.FIXTURES}
 
 
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Shells read start-up files from there: those of the person who runs the tests may do anything, or never end."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
 @pytest.fixture
 async def harness(parts: tuple[Any, dict[str, Any]], tmp_path: Path) -> AsyncIterator[RuntimeHarness]:
     module, fixtures = parts

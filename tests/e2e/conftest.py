@@ -155,6 +155,8 @@ def make_platform(request: pytest.FixtureRequest, kind: str, root: Path) -> Plat
             missing_image={"image": "no-such-image"},
         )
     if kind == "process":
+        # Its shells read start-up files from there: those of the person who runs the tests may do anything, or never end.
+        request.getfixturevalue("monkeypatch").setenv("HOME", str(root))
         return Platform(
             kind,
             root,
