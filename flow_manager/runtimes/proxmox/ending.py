@@ -53,6 +53,7 @@ class Ending:
         chosen = signal or known.stop_signal
         check_signal(chosen)
         async with self._orders.turn(known, "stop"):
+            await self._orders.settle(known, Subject(known.flow_id, operation="stop"), overruling=True)
             if (await self._inventory.look(known)).status != "running":
                 if known.state == "paused":
                     # What a checkpoint wrote is let go of: the next start is a fresh one.
@@ -75,11 +76,10 @@ class Ending:
             upid = await self._orders.patiently(lambda: self._ask(known, subject, grace), within=min(grace, 30.0))
             if upid is None:
                 return True
-            known.shutdown = upid
             status = await self._tasks.ended(parse_upid(upid), subject, within=max(0.0, deadline - loop.time()))
             if status is None:
                 return False
-            known.shutdown = None
+            known.left = None
             if not succeeded(status):
                 return (await self._inventory.current(known)).status == "stopped"
             ha = known.row is not None and known.row.ha
@@ -113,6 +113,7 @@ class Ending:
                 known.turns += 1
             return known.observation()
         async with self._orders.turn(known, "kill"):
+            await self._orders.settle(known, Subject(known.flow_id, operation="kill"), overruling=True)
             if (await self._inventory.look(known)).status != "running":
                 raise ContainerStopped(f"flow '{known.flow_id}' does not run", state=known.state)
             await self._kill_now(known)
@@ -122,11 +123,10 @@ class Ending:
     async def _kill_now(self, known: Known) -> None:
         subject = Subject(known.flow_id, operation="kill")
         # Only where it is needed: servers before 8.2 don't know the parameter, and refuse what they don't know.
-        overrule = 1 if known.shutdown is not None or known.ending.is_set() else None
+        overrule = 1 if known.shutting_down else None
         await self._orders.patiently(
             lambda: self._orders.done(known, "stop", subject, "stopped", **{"overrule-shutdown": overrule})
         )
-        known.shutdown = None
 
     async def _see_it_end(self, known: Known) -> None:
         ha = known.row is not None and known.row.ha
@@ -142,6 +142,7 @@ class Ending:
         async with self._orders.turn(known, "delete"):
             if known.removed:
                 return
+            await self._orders.settle(known, Subject(known.flow_id, operation="delete"), overruling=force)
             if (await self._inventory.look(known)).status == "running" or known.state == "paused":
                 if not force:
                     raise ContainerRunning(f"flow '{known.flow_id}' runs", state=known.state)

@@ -69,9 +69,12 @@ class Known:
     acting: int = 0
     turns: int = 0
     read_at: float = 0.0
-    # A shutdown is under way, which a kill may overrule; its task, also where nobody waits for it any more.
+    # A shutdown is under way, which a kill may overrule.
     ending: asyncio.Event = field(default_factory=asyncio.Event)
-    shutdown: str | None = None
+    # An order on its way, and the (action, task) of the last one that nobody followed to its end: both go on in the server
+    # when whoever gave them has given up.
+    ordering: asyncio.Task[str | None] | None = None
+    left: tuple[str, str] | None = None
     # Tasks that are this manager's own orders: no person's.
     own_tasks: deque[str] = field(default_factory=lambda: deque(maxlen=OWN_TASKS))
     # When its node's list last told of it, in monotonic seconds.
@@ -88,6 +91,10 @@ class Known:
     @property
     def path(self) -> str:
         return f"nodes/{self.node}/lxc/{self.vmid}"
+
+    @property
+    def shutting_down(self) -> bool:
+        return self.ending.is_set() or (self.left is not None and self.left[0] == "shutdown")
 
     @property
     def stop_signal(self) -> str | None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Literal, TypeVar
 
-from flow_manager.errors import Conflict, ContainerRunning, ContainerStopped, OperationTimeout
+from flow_manager.errors import (
+    Conflict,
+    ContainerRunning,
+    ContainerStopped,
+    FlowManagerError,
+    OperationTimeout,
+    RuntimeUnavailable,
+)
 from flow_manager.runtimes.proxmox.client import PveClient
 from flow_manager.runtimes.proxmox.errors import Subject, translate
 from flow_manager.runtimes.proxmox.failure import CallFailed
@@ -15,6 +23,7 @@ from flow_manager.runtimes.proxmox.inventory import Inventory
 from flow_manager.runtimes.proxmox.known import Known
 from flow_manager.runtimes.proxmox.resources import Status
 from flow_manager.runtimes.proxmox.tasks import Tasks
+from flow_manager.runtimes.proxmox.upid import parse_upid
 from flow_manager.util.backoff import exponential
 
 TRIES = 3
@@ -62,6 +71,28 @@ class Orders:
 
         :raises CallFailed: what the server answered, or that it did not.
         """
+        # In a task of its own: a caller that gives up does not call back what was sent.
+        ordering = asyncio.create_task(self._order(known, action, subject, goal, params), name=f"proxmox-{action}")
+        known.ordering = ordering
+        ordering.add_done_callback(partial(_remember, known, action))
+        return await asyncio.shield(ordering)
+
+    async def settle(self, known: Known, subject: Subject, *, overruling: bool = False) -> None:
+        """Wait for what an earlier caller began and gave up: what is seen meanwhile is about to change. `overruling`: not for
+        a shutdown, which a stop can put an end to."""
+        if known.ordering is not None:
+            await asyncio.wait([known.ordering])
+        if known.left is None or (overruling and known.shutting_down):
+            return
+        action, upid = known.left
+        await self._tasks.ended(parse_upid(upid), subject, within=self.timeout)
+        known.left = None
+        if action == "shutdown":
+            await self.reached(known, "stopped", within=SETTLE_SECONDS / 4)
+
+    async def _order(
+        self, known: Known, action: str, subject: Subject, goal: Status, params: dict[str, Any]
+    ) -> str | None:
         types = _START_TYPES if goal == "running" else _STOP_TYPES
         waits = exponential(0.2, maximum=2.0)
         for attempt in range(1, TRIES + 1):
@@ -105,7 +136,14 @@ class Orders:
         except CallFailed as failed:
             raise translate(failed, subject) from None
         if upid is not None:
-            await self._tasks.finish(upid, subject, within=self.timeout)
+            try:
+                await self._tasks.finish(upid, subject, within=self.timeout)
+            except (OperationTimeout, RuntimeUnavailable):
+                raise  # nobody knows how it ended
+            except FlowManagerError:
+                known.left = None
+                raise
+            known.left = None
 
     async def patiently(self, act: Callable[[], Awaitable[T]], *, within: float | None = None) -> T:
         """`act` again while the container is locked (a backup, an action of somebody else's). :raises Conflict: named."""
@@ -142,3 +180,10 @@ class Orders:
             waited_for=waited_for,
             timeout=self.timeout,
         )
+
+
+def _remember(known: Known, action: str, done: asyncio.Task[str | None]) -> None:
+    if known.ordering is done:
+        known.ordering = None
+    if not done.cancelled() and done.exception() is None and (upid := done.result()) is not None:
+        known.left = (action, upid)

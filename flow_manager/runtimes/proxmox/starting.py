@@ -10,7 +10,6 @@ from flow_manager.runtimes.proxmox.inventory import Inventory
 from flow_manager.runtimes.proxmox.known import Known
 from flow_manager.runtimes.proxmox.orders import SETTLE_SECONDS, Orders
 from flow_manager.runtimes.proxmox.tasks import Tasks
-from flow_manager.runtimes.proxmox.upid import parse_upid
 
 
 class Starter:
@@ -24,7 +23,7 @@ class Starter:
         """
         subject = Subject(known.flow_id, operation="start")
         async with self._orders.turn(known, "start"):
-            await self._settle(known, subject)
+            await self._orders.settle(known, subject)
             if (await self._inventory.look(known)).status == "running":
                 return known.observation(), False
             action = "resume" if known.state == "paused" else "start"
@@ -50,14 +49,6 @@ class Starter:
             self._claims.set_paused(known.vmid, False)
             self._inventory.saw(known, found)
         await self._inventory.see_addresses(known)
-
-    async def _settle(self, known: Known, subject: Subject) -> None:
-        """A shutdown of ours that was given up goes on in the server: what runs now is about to end."""
-        if known.shutdown is None:
-            return
-        await self._tasks.ended(parse_upid(known.shutdown), subject, within=self._orders.timeout)
-        known.shutdown = None
-        await self._orders.reached(known, "stopped", within=SETTLE_SECONDS / 4)
 
     async def pause(self, known: Known) -> Observation:
         """Checkpoint it (CRIU): its processes are written to disk and end. It counts as paused until it runs again."""

@@ -18,13 +18,14 @@ from tests.integration.proxmox.conftest import INTERVAL, NARROW, Lab, make_spec
 AT_MOST_A_MINUTE = 20
 
 
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("containers", [1, 1000])
 async def test_containers_at_rest_cost_one_call_a_look_however_many_they_are(lab: Lab, containers: int) -> None:
     for number in range(containers):
         lab.pve.add_container(("pve1", "pve2")[number % 2], running=number % 3 == 0, tags="flow-manager")
     runtime = await lab.open()
     assert len(await runtime.list()) == containers
-    await until(_settled(lab), "all were read once", patience=50)
+    await until(_settled(lab), "all were read once", patience=100)
     before = len(lab.pve.requests)
     looks = 5
     await asyncio.sleep(looks * INTERVAL * 3)

@@ -133,6 +133,24 @@ async def test_a_start_after_a_stop_that_was_given_up_runs_and_goes_on(lab: Lab)
     assert (await runtime.inspect(id)).state == "running"
 
 
+async def test_a_kill_of_one_whose_start_was_given_up_leaves_it_stopped(make_lab: Callable[..., Any]) -> None:
+    lab: Lab = await make_lab(task_time=0.5)
+    runtime = await lab.open()
+    id = await lab.adopted(runtime, lab.pve.add_container())
+    starting = asyncio.create_task(runtime.start(id))
+
+    async def ordered() -> bool:
+        return lab.actions("start") == 1
+
+    await until(ordered, "the server was told to start it")
+    starting.cancel()
+    await asyncio.wait([starting])
+    # It does not run yet, and is about to: who wants it ended must not be told that it has.
+    assert (await asyncio.wait_for(runtime.kill(id), 20)).state == "stopped"
+    await asyncio.sleep(1)
+    assert (await runtime.inspect(id)).state == "stopped"
+
+
 async def test_one_under_high_availability_is_followed_until_it_is_so(make_lab: Callable[..., Any]) -> None:
     lab: Lab = await make_lab(ha_delay=0.6)
     runtime = await lab.open()
