@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.util.ssl_ import create_urllib3_context
 from yarl import URL
 
 from flow_manager.errors import RuntimeUnavailable, Unsupported
@@ -26,6 +23,7 @@ from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.inventory import Inventory
 from flow_manager.runtimes.proxmox.known import Known
 from flow_manager.runtimes.proxmox.resources import text
+from flow_manager.runtimes.proxmox.tls import trusting_context
 
 # The server waits ten seconds for the connection: an answer that comes later than this is useless.
 ORDER_SECONDS = 8.0
@@ -171,7 +169,7 @@ class Lines:
 
     async def _ready(self) -> aiohttp.ClientSession:
         if self._session is None:
-            context = await asyncio.to_thread(_tls, self._client.verify)
+            context = await asyncio.to_thread(trusting_context, self._client.verify)
             # No other waits for a connection: each terminal holds one for as long as it is open.
             connector = aiohttp.TCPConnector(ssl=context, limit=0, force_close=True)
             made = aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
@@ -198,17 +196,6 @@ class Lines:
                 reason=words or "the console closed the connection at the login",
             )
         return _unavailable("its console refused the login", words or "it closed the connection")
-
-
-def _tls(verify: bool | str) -> ssl.SSLContext:
-    """As requests and urllib3 make it, so that what the one accepts the other does."""
-    context = create_urllib3_context()
-    if verify is False:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    else:
-        context.load_verify_locations(cafile=DEFAULT_CA_BUNDLE_PATH if verify is True else verify)
-        context.check_hostname, context.verify_mode = True, ssl.CERT_REQUIRED
-    return context
 
 
 def _notice_death(raw: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from flow_manager.runtimes.proxmox.transport import LoginRefused, NotAnApi
 # pveproxy could not reach, or gave up on, the daemon or node behind it.
 BAD_GATEWAY = frozenset({595, 596, 597, 598, 599})
 UNREACHABLE = 0
+# A worker that ends closes its connections, in the middle of a handshake too: that is no judgement of its certificate.
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError, ConnectionError)
 
 
 class CallFailed(Exception):
@@ -55,8 +58,8 @@ def of_exception(exc: BaseException) -> CallFailed:
         return CallFailed(401, str(exc), sent=False)
     if isinstance(exc, NotAnApi):
         return CallFailed(UNREACHABLE, str(exc), sent=False, tls=True)
-    if isinstance(exc, requests.exceptions.SSLError):
-        return CallFailed(UNREACHABLE, f"its certificate is not accepted: {_root(exc)}", sent=False, tls=True)
+    if isinstance(exc, requests.exceptions.SSLError) and not isinstance(_cause(exc), _CUT):
+        return _of_tls(exc)
     if isinstance(exc, requests.exceptions.ConnectTimeout):
         return CallFailed(UNREACHABLE, "no connection in time", sent=False)
     if isinstance(exc, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
@@ -64,6 +67,14 @@ def of_exception(exc: BaseException) -> CallFailed:
     if isinstance(exc, requests.exceptions.ConnectionError) and _never_connected(exc):
         return CallFailed(UNREACHABLE, f"no connection: {_root(exc)}", sent=False)
     return CallFailed(UNREACHABLE, f"the connection was cut ({type(_cause(exc)).__name__})")
+
+
+def _of_tls(exc: BaseException) -> CallFailed:
+    root = _cause(exc)
+    if isinstance(root, ssl.SSLCertVerificationError | ssl.CertificateError) or "certificate" in str(root).lower():
+        return CallFailed(UNREACHABLE, f"its certificate is not accepted: {_root(exc)}", sent=False, tls=True)
+    what = getattr(root, "reason", None) or _root(exc)
+    return CallFailed(UNREACHABLE, f"what answers there speaks no TLS that fits: {what}", sent=False, tls=True)
 
 
 def _never_connected(exc: BaseException) -> bool:

@@ -30,6 +30,8 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.cookies import RequestsCookieJar, cookiejar_from_dict
 
+from flow_manager.runtimes.proxmox.tls import make_context
+
 # The server itself gives up after 30 s and answers 596; a read of ours that takes ten has failed.
 READ_SECONDS, WRITE_SECONDS = 10.0, 35.0
 DEFAULT_PORT = 8006
@@ -101,7 +103,7 @@ def make_api(address: Address, login: Login, *, verify: bool | str, connect: flo
     session.trust_env = False
     # proxmoxer sends the ticket only while the session itself has no cookie.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.mount("https://", PveAdapter(connections))
+    session.mount("https://", PveAdapter(connections, verify))
     if login.token_id is None:
         base = api._store["base_url"]
         session.auth = TicketAuth(session, base, login, verify=verify, timeout=(connect, WRITE_SECONDS))
@@ -129,9 +131,13 @@ class _Discreet(logging.Filter):
 class PveAdapter(HTTPAdapter):
     """As many connections as there are threads; more callers wait. Answers are judged before proxmoxer sees them."""
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, connections: int, verify: bool | str = True) -> None:
+        self._context = make_context(verify)
         super().__init__(pool_connections=1, pool_maxsize=connections, pool_block=True)
         self.skew = 0.0
+
+    def init_poolmanager(self, *sizes: Any, **options: Any) -> None:
+        super().init_poolmanager(*sizes, ssl_context=self._context, **options)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
         connect = options["timeout"][0]
@@ -150,6 +156,8 @@ class PveAdapter(HTTPAdapter):
                 raise NotAnApi("it answers with something that is no Proxmox VE data")
             return response
         response.reason = words_of(body, response.reason)
+        if not isinstance(_json(body), Mapping):
+            response._content = b""  # of a list or `null`, or a gateway's page, proxmoxer would look for `errors`
         return response
 
 

@@ -5,23 +5,50 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from urllib3.util.ssl_ import create_urllib3_context
 
 from flow_manager import errors
+from flow_manager.runtimes.proxmox import tls, transport
 from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.transport import session_of
 from tests.integration.proxmox.conftest import NARROW, Lab
 from tests.pve import certificate
 from tests.pve.emulator import LAST_TURNS
+
+
+@asynccontextmanager
+async def elsewhere(
+    folder: Path, handle: Callable[[web.Request], Awaitable[web.Response]]
+) -> AsyncIterator[tuple[str, Path]]:
+    """Another server than one of Proxmox VE: its address, and its CA file."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    context, ca_file = certificate.make(folder)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        yield f"https://127.0.0.1:{runner.addresses[0][1]}/api2/json", ca_file
+    finally:
+        # A TLS connection that is closed politely waits for the other side, which has gone.
+        for connection in runner.server.connections if runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        await runner.cleanup()
+        await asyncio.sleep(LAST_TURNS)
 
 
 async def test_a_user_with_a_password_may_log_in_too(lab: Lab) -> None:
@@ -51,6 +78,62 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(lab: Lab) -> Non
     with pytest.raises(errors.RuntimeUnavailable) as caught:
         await runtime.ping()
     assert "certificate" in caught.value.message
+
+
+async def test_an_authority_as_proxmox_ve_makes_it_is_trusted_where_the_form_of_certificates_is_checked_too(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As urllib3 does since Python 3.13."""
+
+    def strict() -> ssl.SSLContext:
+        context = create_urllib3_context()
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(tls, "create_urllib3_context", strict)
+    settings = lab.settings()
+    await (await lab.open(settings)).ping()
+    with monkeypatch.context() as only:
+        only.setattr(transport, "make_context", lambda _verify: strict())
+        refused = await lab.open(settings, instance="strict")
+    with pytest.raises(errors.RuntimeUnavailable) as caught:
+        await refused.ping()
+    assert "Key" in caught.value.message  # its certificates name no keys, and no use of them
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "passing"),
+    [(b"", "was cut", True), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no TLS", False)],
+    ids=["ends", "speaks-http"],
+)
+async def test_what_is_no_matter_of_certificates_is_not_called_one(
+    lab: Lab, answer: bytes, words: str, passing: bool
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        runtime = await lab.open(lab.settings(url=f"https://127.0.0.1:{port}"), interval=60)
+        with pytest.raises(CallFailed) as caught:
+            await runtime.client.get("version")
+        assert (words in caught.value.words, caught.value.passing) == (True, passing)
+        await runtime.close()
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b'"no"', b"<html>", b"\xff\xfe"])
+async def test_a_gateways_own_answer_is_told_with_its_status(lab: Lab, tmp_path: Path, body: bytes) -> None:
+    async def handle(_request: web.Request) -> web.Response:
+        return web.Response(status=502, reason="Bad Gateway", body=body)
+
+    async with elsewhere(tmp_path, handle) as (url, ca_file):
+        runtime = await lab.open(lab.settings(url=url, ca_file=ca_file), interval=60)
+        with pytest.raises(CallFailed) as caught:
+            await runtime.client.post("nodes/pve1/lxc/100/status/start")
+        assert (caught.value.status, caught.value.words) == (502, "Bad Gateway")
+        await runtime.close()
 
 
 async def test_without_the_check_nobody_is_warned_again_and_again(lab: Lab) -> None:
@@ -113,27 +196,12 @@ async def test_what_is_no_such_server_is_not_believed(lab: Lab, tmp_path: Path, 
             return web.json_response({"data": {"hello": 1}})
         return web.Response(text="<html>" * (1 if answer == "html" else 1000), content_type="text/html")
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    context, ca_file = certificate.make(tmp_path)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-        await site.start()
-        url = f"https://127.0.0.1:{runner.addresses[0][1]}/api2/json"
+    async with elsewhere(tmp_path, handle) as (url, ca_file):
         runtime = await lab.open(lab.settings(url=url, ca_file=ca_file))
         with pytest.raises(errors.RuntimeUnavailable) as caught:
             await runtime.ping()
         assert "Proxmox VE" in caught.value.message
         await runtime.close()
-    finally:
-        # A TLS connection that is closed politely waits for the other side, which has gone.
-        for connection in runner.server.connections if runner.server else ():
-            if connection.transport is not None:
-                connection.transport.abort()
-        await runner.cleanup()
-        await asyncio.sleep(LAST_TURNS)
 
 
 async def test_no_thread_is_left_by_a_closed_runtime(lab: Lab) -> None:
