@@ -15,6 +15,7 @@ from flow_manager.settings.models import LimitSettings, RuntimeSettings
 from flow_manager.util.ids import new_flow_id
 from tests.contract.harness import Behaviour
 from tests.pve.access import LEAST
+from tests.pve.apidoc import must_be_genuine
 from tests.pve.emulator import Emulator
 
 FIXTURES: tuple[str, ...] = ()
@@ -140,3 +141,4 @@ class ProxmoxHarness:
 async def harness(tmp_path: Path) -> AsyncIterator[ProxmoxHarness]:
     async with Emulator() as emulator:
         yield ProxmoxHarness(emulator, tmp_path)
+    must_be_genuine(emulator.requests)

@@ -16,6 +16,7 @@ from flow_manager.settings.models import RuntimeSettings, Settings
 from tests.contract.harness import until
 from tests.e2e.conftest import REPOSITORY, Client
 from tests.pve.access import LEAST
+from tests.pve.apidoc import must_be_genuine
 from tests.pve.container import Behaviour
 from tests.pve.emulator import Emulator
 
@@ -28,6 +29,7 @@ HTTP_PORT = 8080
 async def pve() -> AsyncIterator[Emulator]:
     async with Emulator() as emulator:
         yield emulator
+    must_be_genuine(emulator.requests)
 
 
 def settings(folder: Path, pve: Emulator, role: Any = NARROW, **changes: Any) -> Settings:

@@ -14,6 +14,7 @@ from flow_manager.runtimes.proxmox.provider import ProxmoxProvider
 from flow_manager.settings.models import LimitSettings, RuntimeSettings
 from flow_manager.util.ids import new_flow_id
 from tests.pve.access import LEAST
+from tests.pve.apidoc import must_be_genuine
 from tests.pve.emulator import Emulator
 
 INSTANCE = "test-instance"
@@ -94,13 +95,17 @@ def make_spec(**fields: Any) -> FlowSpec:
 @pytest.fixture
 async def make_lab(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """`await make_lab(staleness=…)`: as Emulator."""
+    made: list[Emulator] = []
     async with AsyncExitStack() as stack:
 
         async def make(**options: Any) -> Lab:
             pve = await stack.enter_async_context(Emulator(**options))
+            made.append(pve)
             return Lab(pve, tmp_path, stack)
 
         yield make
+    for pve in made:
+        must_be_genuine(pve.requests)
 
 
 @pytest.fixture
