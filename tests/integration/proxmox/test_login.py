@@ -152,9 +152,9 @@ async def test_no_route_is_answered_in_time(lab: Lab) -> None:
 
 
 async def test_a_server_that_hangs_is_answered_in_time(lab: Lab) -> None:
-    runtime = await lab.open()
-    await runtime.ping()
-    lab.pve.faults.slow(3, path="/version", times=1)
+    runtime = await lab.open(interval=60)
+    await runtime.list()
+    lab.pve.faults.slow(3, path="/version")
     with pytest.raises(errors.RuntimeUnavailable):
         await runtime.ping(timeout=0.3)
 
