@@ -19,7 +19,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from flow_manager.runtimes.inside import MARK
+from flow_manager.runtimes.inside import BEST_SHELL, MARK
 
 # Well below the 4,095 bytes that the kernel's line discipline takes.
 LINE_BYTES = 2000
@@ -191,18 +191,12 @@ watch_size() {{
 watch_size &
 w=$!
 trap : INT QUIT
-set -m 2>/dev/null
-printf '<%s:run>' $n
+{susp}printf '<%s:run>' $n
 (
 {exports}{folder}exec {command}
 ) 3<&-
 c=$?
-while [ $c -ge 146 ] && [ $c -le 150 ] && jobs %% >/dev/null 2>&1; do
-  fg %% >/dev/null 2>&1
-  c=$?
-done
-set +m 2>/dev/null
-trap '' INT QUIT
+trap '' INT QUIT TTOU TTIN
 k=E
 kill -KILL $w 2>/dev/null
 end_them 5 || k=L
@@ -249,6 +243,7 @@ def terminal(nonce: str, mark: str, argv: tuple[str, ...], environment: Mapping[
         exports=_exports(environment, mark),
         folder=_enter(folder, f"echo {shlex.quote(f'{folder}: no such folder')}; "),
         command=_command(environment, argv),
+        susp="" if argv == BEST_SHELL else "stty susp undef <&3 2>/dev/null\n",
         end_rows=END_ROWS,
         end_cols=END_COLS,
     )

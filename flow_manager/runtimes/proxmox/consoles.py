@@ -179,7 +179,7 @@ class Consoles:
                 await line.close()
                 if last or not await self.lives(known, within=0.0):
                     raise await self.lost(known, capability, str(over)) from None
-                last = True
+                last, ours = True, False  # what was left there has ended
             except BaseException:
                 await line.close()
                 raise
