@@ -110,7 +110,9 @@ async def test_a_container_with_the_tag_is_adopted_and_its_notes_say_how(
     started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
 ) -> None:
     notes = f"My wiki\n\nflow-manager:\n- port={HTTP_PORT}\n- idle-timeout=5m\nhosts=wiki.example\nflow-manager:\n"
-    vmid = pve.add_container(name="wiki", tags="home;flow-manager", description=notes, behaviour=Behaviour(boot=0.3))
+    vmid = pve.add_container(
+        name="wiki", tags="home;flow-manager", description=notes, behaviour=Behaviour(boot=0.3, lease=0.8)
+    )
     service = await started(settings(short_folder, pve))
     client = await connect(service)
 

@@ -28,12 +28,13 @@ class Behaviour:
     """What the inside of a container does; nothing of this is known to Proxmox VE.
 
     `boot`: seconds from "running" until it answers. `stop_time`: seconds that a shutdown takes; `ignores_shutdown`: for
-    ever. `serves`: a small HTTP server answers on its address (None: unless it has an entrypoint). `port`: where.
+    ever. `lease`: seconds until it has its address; before, it has one of IPv6. `serves`: a small HTTP server answers on its address (None: unless it has an entrypoint). `port`: where.
     """
 
     boot: float = 0.0
     stop_time: float = 0.0
     ignores_shutdown: bool = False
+    lease: float = 0.0
     serves: bool | None = None
     port: int | None = None
 

@@ -135,7 +135,9 @@ async def current(call: Call) -> dict[str, Any]:
 
 async def interfaces(call: Call) -> list[dict[str, Any]] | None:
     found = call.cluster.at(call.node, call.vmid)
-    return None if found is None else views.interfaces(found)  # null also for one that is not there
+    return (
+        None if found is None else views.interfaces(found, call.cluster.clock())
+    )  # null also for one that is not there
 
 
 async def container_index(call: Call) -> list[dict[str, str]]:

@@ -127,7 +127,7 @@ def node_row(cluster: Cluster, node: Node, *, audited: bool) -> dict[str, Any]:
     return told
 
 
-def interfaces(container: Container) -> list[dict[str, Any]] | None:
+def interfaces(container: Container, now: float) -> list[dict[str, Any]] | None:
     """As `ip -j a` in its network namespace says; null when it is stopped."""
     if not container.running or container.address is None:
         return None
@@ -135,22 +135,26 @@ def interfaces(container: Container) -> list[dict[str, Any]] | None:
         (part[7:] for part in str(container.config.get("net0", "")).split(",") if part.startswith("hwaddr=")), ""
     )
     mac = (mac or "BC:24:11:00:00:01").lower()
+    lease = container.behaviour.lease
+    early = container.started_at is not None and now - container.started_at < lease
+    autoconfigured = [(f"fd00::be24:11ff:fe{mac[9:11]}:{mac[12:14]}{mac[15:17]}", "64")] if lease else []
     local = f"fe80::be24:11ff:fe{mac[9:11]}:{mac[12:14]}{mac[15:17]}"
     return [
         _interface("lo", "00:00:00:00:00:00", ("127.0.0.1", "8"), ("::1", "128")),
-        _interface("eth0", mac, (container.address, "24"), (local, "64")),
+        _interface("eth0", mac, None if early else (container.address, "24"), (local, "64"), *autoconfigured),
     ]
 
 
-def _interface(name: str, mac: str, four: tuple[str, str], six: tuple[str, str]) -> dict[str, Any]:
+def _interface(name: str, mac: str, four: tuple[str, str] | None, *sixes: tuple[str, str]) -> dict[str, Any]:
+    listed = [("inet", four)] if four else []
     return {
         "name": name,
         "hwaddr": mac,
         "hardware-address": mac,
-        "inet": "/".join(four),
-        "inet6": "/".join(six),
+        **({"inet": "/".join(four)} if four else {}),
+        "inet6": "/".join(sixes[0]),
         "ip-addresses": [
-            {"ip-address": four[0], "ip-address-type": "inet", "prefix": four[1]},
-            {"ip-address": six[0], "ip-address-type": "inet6", "prefix": six[1]},
+            {"ip-address": address, "ip-address-type": type, "prefix": prefix}
+            for type, (address, prefix) in [*listed, *(("inet6", six) for six in sixes)]
         ],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_interface
 from typing import Any
 
@@ -36,6 +36,17 @@ def of_config(config: Mapping[str, Any]) -> tuple[str, ...]:
         parts = parse_net(net)
         found += [parts.get("ip", ""), parts.get("ip6", "")]
     return _ordered(found)
+
+
+def wants_ipv4(config: Mapping[str, Any]) -> bool:
+    """Whether one of IPv4 is to be expected: any card of its own has one, or gets one by DHCP."""
+    nets = [parse_net(text(value)) for key, value in config.items() if _NET.match(key)]
+    return any(net.get("ip", "manual") != "manual" for net in nets)
+
+
+def in_order(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Those of IPv4 first, each once."""
+    return _ordered(list(addresses))
 
 
 def parse_net(net: str) -> dict[str, str]:

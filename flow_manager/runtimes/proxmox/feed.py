@@ -131,7 +131,7 @@ class Feed:
         if (
             row.status == known.state == "running"
             and row.uptime is not None
-            and not known.another_run(self._inventory.now(), row.uptime)
+            and not known.another_run(self._inventory.monotonic(), row.uptime)
         ):
             known.row = row
             return False
@@ -214,7 +214,7 @@ class Feed:
 
     def seek(self, known: Known) -> None:
         """Find out where it is reached, in the background."""
-        if known.state == "running" and not known.addresses and known.flow_id not in self._hunting:
+        if known.state == "running" and not known.located and known.flow_id not in self._hunting:
             task = asyncio.create_task(self._hunt(known), name=f"proxmox-address-{known.vmid}")
             self._hunting[known.flow_id] = task
             task.add_done_callback(lambda _done: self._hunting.pop(known.flow_id, None))
@@ -228,10 +228,13 @@ class Feed:
         """An address by DHCP comes some seconds after the start: whoever waits for it is told to look again."""
         deadline = asyncio.get_running_loop().time() + ADDRESS_SECONDS
         waits = exponential(ADDRESS_FIRST, maximum=ADDRESS_LONGEST)
+        told = known.addresses
         while known.state == "running" and not known.removed and asyncio.get_running_loop().time() < deadline:
             async with self._hunters:
-                found = bool(known.addresses) or await self._inventory.see_addresses(known)
-            if found:
+                await self._inventory.see_addresses(known)
+            if known.addresses != told:
                 self.tell("health", known)
+                told = known.addresses
+            if known.located:
                 return
             await asyncio.sleep(next(waits))

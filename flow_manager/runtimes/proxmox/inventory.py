@@ -131,7 +131,7 @@ class Inventory:
             )
             known.state = "paused" if one.vmid in self._claims.paused else "stopped"
             if one.status == "running":
-                known.saw("running", self._clock.now(), one.uptime)
+                known.saw("running", self._clock.now(), self._clock.monotonic(), one.uptime)
             self.known[known.flow_id] = self._by_vmid[one.vmid] = known
         else:
             known.config = written(config, labels, one.vmid)
@@ -219,12 +219,12 @@ class Inventory:
 
     def saw(self, known: Known, found: Row) -> None:
         known.row = found
-        now = self._clock.now()
+        now, at = self._clock.now(), self._clock.monotonic()
         if found.status == "running":
             self._claims.set_paused(known.vmid, False)
-            known.saw("running", now, found.uptime)
+            known.saw("running", now, at, found.uptime)
         elif found.status == "stopped":
-            known.saw("paused" if known.vmid in self._claims.paused else "stopped", now)
+            known.saw("paused" if known.vmid in self._claims.paused else "stopped", now, at)
 
     def just_listed(self, known: Known) -> bool:
         return self._clock.monotonic() - known.listed_at < JUST_SECONDS
@@ -232,14 +232,18 @@ class Inventory:
     def now(self) -> datetime:
         return self._clock.now()
 
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
     async def see_addresses(self, known: Known) -> bool:
-        """Ask for them once a run; True when there are new ones. Whatever fails here is no reason to fail anything else."""
-        if known.state != "running" or known.addresses:
+        """Ask for them until they are all there; True when there are new ones. Whatever fails here fails nothing else."""
+        if known.state != "running" or known.located:
             return False
         try:
             data = await self._client.get(f"{known.path}/interfaces", within=5.0)
         except (CallFailed, FlowManagerError):
             return False
-        if known.state == "running":
-            known.addresses = of_interfaces(data)
-        return bool(known.addresses)
+        found, before = of_interfaces(data), known.addresses
+        if known.state == "running" and found:
+            known.addresses = found
+        return known.addresses != before

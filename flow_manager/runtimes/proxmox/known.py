@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from flow_manager.contract.models import NAME_PATTERN
 from flow_manager.runtimes.base import LABEL_ENABLE, LABEL_NAME, Observation
-from flow_manager.runtimes.proxmox.addresses import of_config
+from flow_manager.runtimes.proxmox.addresses import in_order, of_config, wants_ipv4
 from flow_manager.runtimes.proxmox.identity import Identity
 from flow_manager.runtimes.proxmox.resources import Row, text
 
@@ -23,7 +23,7 @@ LABEL_CONTAINER_NAME = "flow-manager.container-name"
 # More than happen within the time in which a person's task is looked for.
 OWN_TASKS = 16
 # Uptimes are whole seconds, and those of the cluster's list up to ten seconds old: only a larger jump is another run.
-ANOTHER_RUN = timedelta(seconds=25)
+ANOTHER_RUN = 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Written:
     name: str
     labels: Mapping[str, str]
     fixed: tuple[str, ...] = ()
+    wants_ipv4: bool = True
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     ostype: str = ""
     protected: bool = False
@@ -45,6 +46,7 @@ def written(config: Mapping[str, Any], labels: Mapping[str, str], vmid: int) -> 
         name=text(config.get("hostname")) or f"CT{vmid}",
         labels=dict(labels),
         fixed=of_config(config),
+        wants_ipv4=wants_ipv4(config),
         environment={name: value for name, _, value in pairs},
         ostype=text(config.get("ostype")),
         protected=config.get("protection") in (1, "1", True),
@@ -63,6 +65,8 @@ class Known:
     state: State = "stopped"
     row: Row | None = None
     started_at: datetime | None = None
+    # The same moment as `started_at`, on the clock that never jumps: a wall clock that is set must not look like new runs.
+    began: float | None = None
     addresses: tuple[str, ...] = ()
     problem: str | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -100,20 +104,29 @@ class Known:
     def stop_signal(self) -> str | None:
         return self.config.labels.get(LABEL_STOP_SIGNAL)
 
-    def saw(self, state: State, now: datetime, uptime: int | None = None) -> None:
-        """It is so. The moment of its start stays what it was, unless this must be another run."""
+    def saw(self, state: State, now: datetime, at: float, uptime: int | None = None) -> None:
+        """It is so (`at`: monotonic). The moment of its start stays what it was, unless this must be another run."""
         if state == "running":
             since = now - timedelta(seconds=uptime or 0)
-            another = uptime is not None and self.another_run(now, uptime)
+            another = uptime is not None and self.another_run(at, uptime)
             if self.state == "stopped" or self.started_at is None or another:
-                self.started_at = since
+                self.started_at, self.began = since, at - (uptime or 0)
+            if another:
+                self.addresses = ()
         elif state == "stopped":
             self.addresses = ()
         self.state = state
 
-    def another_run(self, now: datetime, uptime: int) -> bool:
+    def another_run(self, at: float, uptime: int) -> bool:
         """So short an uptime is that of a run that began after the one that is known."""
-        return self.started_at is not None and now - timedelta(seconds=uptime) - self.started_at > ANOTHER_RUN
+        return self.began is not None and at - uptime - self.began > ANOTHER_RUN
+
+    @property
+    def located(self) -> bool:
+        """Its addresses are all there: on most networks one of IPv6 comes first, and one by DHCP seconds later."""
+        return any(":" not in address for address in self.addresses) or (
+            bool(self.addresses) and not self.config.wants_ipv4
+        )
 
     def observation(self) -> Observation:
         labels = dict(self.config.labels)
@@ -130,7 +143,7 @@ class Known:
             started_at=self.started_at,
             created_at=_moment(made) if made and not adopted else None,
             image=labels.get(LABEL_IMAGE, "") or (f"lxc-{self.config.ostype}" if self.config.ostype else "lxc"),
-            addresses=self.addresses or self.config.fixed,
+            addresses=self.addresses if self.located else in_order((*self.addresses, *self.config.fixed)),
             labels=labels,
             error=self.problem,
             adopted=adopted,

@@ -45,7 +45,7 @@ class Starter:
                 raise self._orders.late(known, "start", "running")
         else:
             # A program that ends at once did run: its run is told, and then its end.
-            known.saw("running", self._inventory.now())
+            known.saw("running", self._inventory.now(), self._inventory.monotonic())
             self._claims.set_paused(known.vmid, False)
             self._inventory.saw(known, found)
         await self._inventory.see_addresses(known)

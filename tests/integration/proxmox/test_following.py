@@ -14,6 +14,7 @@ from flow_manager.settings.models import RuntimeSettings
 from flow_manager.util.ids import lxc_flow_id
 from tests.contract.harness import Events, until
 from tests.integration.proxmox.conftest import INTERVAL, NARROW, Lab, make_spec
+from tests.pve.container import Behaviour
 
 AT_MOST_A_MINUTE = 20
 
@@ -81,6 +82,17 @@ async def test_a_start_and_an_end_outside_are_told_once(lab: Lab) -> None:
         await events.wait_for("died", id)
         await asyncio.sleep(0.5)
         assert events.of(id) == ["created", "started", "health", "died"]
+
+
+async def test_an_address_by_dhcp_that_comes_after_one_of_ipv6_is_found(lab: Lab) -> None:
+    runtime = await lab.open(lab.settings(NARROW))
+    id = await lab.adopted(runtime, lab.pve.add_container(behaviour=Behaviour(lease=1.0)))
+    async with Events(runtime) as events:
+        early = await runtime.start(id)
+        assert [address for address in early.addresses if ":" not in address] == []
+        await events.wait_for("health", id)
+        assert [":" in address for address in (await runtime.inspect(id)).addresses] == [False, True]
+        assert events.of(id) == ["started", "health"]
 
 
 async def test_who_ended_it_is_seen_among_the_tasks(lab: Lab) -> None:

@@ -16,7 +16,7 @@ from flow_manager.runtimes.proxmox.description import MAX_DESCRIPTION, read_desc
 from flow_manager.runtimes.proxmox.errors import Subject, task_failure, translate
 from flow_manager.runtimes.proxmox.failure import CallFailed, of_answer
 from flow_manager.runtimes.proxmox.identity import Judge
-from flow_manager.runtimes.proxmox.known import Known, Written, flow_name
+from flow_manager.runtimes.proxmox.known import Known, Written, flow_name, written
 from flow_manager.runtimes.proxmox.resources import row, usage
 from flow_manager.runtimes.proxmox.sources import choose, stem
 from flow_manager.runtimes.proxmox.spec import cloned_net, merged_env
@@ -139,19 +139,38 @@ def known() -> Known:
 
 def test_the_moment_of_a_start_stays_what_it_was_however_late_its_uptime_is_told() -> None:
     one = known()
-    one.saw("running", NOW, None)
+    one.saw("running", NOW, 1000.0, None)
     for late in (0, 3, 10):
-        one.saw("running", NOW + timedelta(seconds=20), 20 - late)
+        one.saw("running", NOW + timedelta(seconds=20), 1020.0, 20 - late)
         assert one.started_at == NOW
 
 
 def test_an_uptime_that_is_too_short_is_another_run() -> None:
     one = known()
-    one.saw("running", NOW, 0)
+    one.saw("running", NOW, 1000.0, 0)
     later = NOW + timedelta(hours=1)
-    assert one.another_run(later, 5)
-    one.saw("running", later, 5)
+    assert one.another_run(4600.0, 5)
+    one.saw("running", later, 4600.0, 5)
     assert one.started_at == later - timedelta(seconds=5)
+
+
+def test_a_wall_clock_that_is_set_is_no_other_run() -> None:
+    one = known()
+    one.saw("running", NOW, 1000.0, 0)
+    one.saw("running", NOW + timedelta(days=400), 1060.0, 60)
+    assert one.started_at == NOW
+
+
+def test_addresses_of_the_config_are_kept_until_the_interfaces_have_one_of_ipv4() -> None:
+    one = known()
+    one.config = written({"net0": "name=eth0,bridge=vmbr0,ip=10.0.0.5/24,ip6=auto"}, {}, 100)
+    one.addresses = ("fd00::5",)
+    assert (one.located, one.observation().addresses) == (False, ("10.0.0.5", "fd00::5"))
+    one.addresses = ("10.0.0.5", "fd00::5")
+    assert one.located
+    one.config = written({"net0": "name=eth0,bridge=vmbr0,ip6=auto"}, {}, 100)
+    one.addresses = ("fd00::5",)
+    assert (one.located, one.observation().addresses) == (True, ("fd00::5",))
 
 
 @pytest.mark.parametrize(
