@@ -1,4 +1,4 @@
-"""Ending all that one terminal or command started, on this machine.
+"""Ending all that one terminal, command or flow started, on this machine.
 
 Each of its processes bears a mark (a variable with a value of its own) in its environment, whatever session it went to; one
 that was started with an empty environment still is in the session. Linux only (/proc, pidfd).
@@ -42,7 +42,11 @@ class Marked:
         while left and loop.time() < deadline:
             await asyncio.sleep(POLL)
             left = await asyncio.to_thread(self.signal)
-        for _ in range(ROUNDS):
+        return await self.kill()
+
+    async def kill(self, rounds: int = ROUNDS) -> bool:
+        """KILL, without a warning. True when nothing is left; False where one may not be killed, or forks faster than this."""
+        for _ in range(rounds):
             if not await asyncio.to_thread(self.signal, signal.SIGKILL):
                 return True
             await asyncio.sleep(POLL)
@@ -71,8 +75,8 @@ class Marked:
         return found
 
     def _belongs(self, pid: int) -> bool:
-        stat = kernel.read_stat(pid)
-        if stat is None or not stat.alive:
+        bears = kernel.environment_holds(pid, self.name, self.value)
+        if not bears and self.session is None:
             return False
-        in_session = self.session is not None and stat.session == self.session
-        return in_session or kernel.environment_holds(pid, self.name, self.value)
+        stat = kernel.read_stat(pid)
+        return stat is not None and stat.alive and (bears or stat.session == self.session)

@@ -13,11 +13,11 @@ from flow_manager.errors import ContainerNotFound, ContainerStopped, FlowManager
 from flow_manager.runtimes.base import Observation
 from flow_manager.runtimes.docker.containers import READ_SECONDS, Containers, Handle
 from flow_manager.runtimes.docker.errors import Subject, translated
-from flow_manager.runtimes.docker.exec_end import MARK, CommandEnding
+from flow_manager.runtimes.docker.exec_end import CommandEnding
 from flow_manager.runtimes.docker.exec_output import Demultiplexer
 from flow_manager.runtimes.docker.exec_words import not_begun, refused_by_the_kernel
 from flow_manager.runtimes.docker.observe import dig, text, whole
-from flow_manager.runtimes.inside import Command, ExecOutcome
+from flow_manager.runtimes.inside import MARK, Command, ExecOutcome
 from flow_manager.runtimes.signals import KILLED_BY_SIGNAL
 
 # The outputs end with the process, or some milliseconds before the engine has noticed its end.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from flow_manager.errors import ContainerStopped, FlowManagerError, InvalidRequest
-from flow_manager.runtimes.docker import terminal_end
+from flow_manager.runtimes.docker import marked
 from flow_manager.runtimes.docker.client import EngineClient
 from flow_manager.runtimes.docker.containers import READ_SECONDS, Handle
 from flow_manager.runtimes.docker.errors import Subject, translated
@@ -267,18 +267,18 @@ class ExecTerminal(DockerTerminal):
         pid = whole(dig(state.data, "State", "Pid"))
         if not pid:
             return True  # it does not run
-        if not await asyncio.to_thread(terminal_end.on_this_machine, pid, container):
+        if not await asyncio.to_thread(marked.on_this_machine, pid, container):
             return False
         with translated(Subject(self._handle.flow_id)):
             shell = await self._client.call("GET", f"{self._where}/json", timeout=READ_SECONDS)
         session = whole(dig(shell.data, "Pid")) or None
-        return await terminal_end.end_here(container, MARK, self._mark, session)
+        return await marked.seen_here(container, self._mark, session).end()
 
     async def _end_inside(self) -> bool:
         body = {
             "AttachStdout": True,
             "AttachStderr": True,
-            "Cmd": ["/bin/sh", "-c", terminal_end.SCRIPT, "sh", f"{MARK}={self._mark}"],
+            "Cmd": marked.ending_inside(self._mark, hang_up=True),
         }
         with translated(Subject(self._handle.flow_id, operation="exec")):
             made = await self._client.call(

@@ -16,8 +16,9 @@ from pathlib import Path
 from flow_manager.contract.models import MANAGERS_OWN_VARIABLES
 from flow_manager.errors import ContainerStopped, ExecFailed, FlowManagerError, OperationTimeout, StartFailed
 from flow_manager.runtimes.capped import Capped
-from flow_manager.runtimes.inside import Command, ExecOutcome
-from flow_manager.runtimes.process import kernel, launch
+from flow_manager.runtimes.inside import MARK, Command, ExecOutcome
+from flow_manager.runtimes.marked import Marked
+from flow_manager.runtimes.process import launch
 from flow_manager.runtimes.process.flow import ProcessFlow
 from flow_manager.runtimes.process.leader import Leader
 from flow_manager.runtimes.signals import KILLED_BY_SIGNAL
@@ -73,7 +74,7 @@ async def _spawn(
         asyncio.to_thread(
             launch.spawn,
             command.argv,
-            environment={**own, **command.environment, **told, launch.MARK: mark},
+            environment={**own, **command.environment, **told, MARK: mark},
             folder=folder,
             output=stdout.writer,
             errors=stderr.writer,
@@ -137,7 +138,7 @@ async def _to_its_end(flow: ProcessFlow, leader: Leader, mark: str, timeout: flo
 async def _end(leader: Leader, mark: str) -> bool:
     """KILL all of it and reap it; False where it still runs."""
     killed = _signal(leader, signal.SIGKILL)
-    await asyncio.to_thread(kernel.kill_all_with, launch.MARK, mark)
+    await Marked(MARK, mark).kill()
     with _ended(leader) as ended:
         await asyncio.wait([ended], timeout=KILL_SECONDS)
     if not leader.ended:

@@ -22,11 +22,12 @@ from flow_manager.runtimes.base import (
     Observation,
     RuntimeEvent,
 )
+from flow_manager.runtimes.inside import MARK
+from flow_manager.runtimes.marked import Marked
 from flow_manager.runtimes.ports import choose_ports
 from flow_manager.runtimes.process import kernel, launch, record
 from flow_manager.runtimes.process.cgroup import DelegatedCgroup, FlowCgroup, Limits
 from flow_manager.runtimes.process.group import FlowGroup
-from flow_manager.runtimes.process.launch import MARK
 from flow_manager.runtimes.process.leader import Leader
 from flow_manager.runtimes.process.output import Output
 from flow_manager.runtimes.process.place import Place
@@ -68,6 +69,7 @@ class ProcessFlow:
         # Commands that run beside the flow's own program, each with a group of its own: they freeze and go on with it.
         self.beside: set[Leader] = set()
         self._oom_kills_before = 0
+        self._sweeping: asyncio.Task[bool] | None = None
 
     @property
     def id(self) -> str:
@@ -113,6 +115,7 @@ class ProcessFlow:
 
     async def start(self) -> None:
         """Under `lock`, and carried through whatever happens to the caller: a process must never be one nobody knows."""
+        await self.swept()  # what the last run left bears the FLOW_ID of the next one, too
         spec = self.record.spec
         before = self.record
         ports = choose_ports(spec.ports, promised=self._around.promised_ports(), kind=launch.KIND)
@@ -205,8 +208,7 @@ class ProcessFlow:
             return
         cgroup = self.cgroup()
         try:
-            if not leader.signal_group(signal.SIGKILL):
-                self._end_orphans()
+            leader.signal_group(signal.SIGKILL)
         except PermissionError:
             log.warning("processes of flow %s became another user's and were left", self.id)
         if cgroup:
@@ -219,19 +221,26 @@ class ProcessFlow:
         self._save_quietly(
             replace(self.record, state="stopped" if code is None else "exited", exit_code=code, oom_killed=oom)
         )
+        self._begin_sweep()
         self._publish("died", exit_code=code, cause="oom" if oom else "exit")
 
-    def _end_orphans(self) -> None:
-        """Of a leader that another process reaped: its number is proof no more, FLOW_ID in the environment is."""
-        run = self.record.run
-        if run is None:
-            return
-        for member in kernel.groups().get(run.pid, []):
-            if kernel.environment_holds(member.pid, "FLOW_ID", self.id):
-                try:
-                    os.kill(member.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+    def _begin_sweep(self) -> None:
+        """End what its group's end did not reach: its FLOW_ID is in the environment, whatever session or parent it has.
+
+        Not commands and terminals, which have an end of their own: shells get time to write their history.
+        """
+        left = Marked("FLOW_ID", self.id, ours=lambda pid: MARK not in kernel.environment_of(pid))
+        self._sweeping = asyncio.create_task(left.kill(), name="process-sweep")
+
+    async def swept(self) -> None:
+        """Return once what an ended run left has ended."""
+        if self._sweeping is not None:
+            await asyncio.wait([self._sweeping])
+
+    async def sweep(self) -> None:
+        """End all that bears its FLOW_ID, commands and terminals too."""
+        await self.swept()
+        await Marked("FLOW_ID", self.id).kill()
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
@@ -276,7 +285,7 @@ class ProcessFlow:
                 self._leader_ended()
             return
         if kept.run.boot_id == self._around.boot_id:
-            self._end_orphans()
+            self._begin_sweep()
         self._save_quietly(replace(kept, state="stopped", exit_code=None))
 
     def _find_half_started(self) -> Record:

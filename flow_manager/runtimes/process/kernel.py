@@ -103,19 +103,6 @@ def find_session_leader(name: str, value: str, *, without: str | None = None) ->
     return None
 
 
-def kill_all_with(name: str, value: str) -> int:
-    """KILL every living process that was started with that variable; how many there were. Reads all of /proc: some ms."""
-    killed = 0
-    for pid in pids():
-        if environment_holds(pid, name, value):
-            try:
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-            except (ProcessLookupError, PermissionError):
-                continue
-    return killed
-
-
 def kill_marked(mark: str, name: str, values: Collection[str]) -> int:
     """KILL every living process that was started with a variable `mark`, and with `name` as one of `values`."""
     killed = 0

@@ -13,8 +13,6 @@ from flow_manager.runtimes.base import FlowSpec
 
 KIND = "process"
 IMAGE = "local"
-# In the environment of a command that runs beside the flow's own program, and of all that it starts.
-MARK = "FLOW_EXEC_ID"
 # Exit codes of a shell for a command that is not there, and for one that can't be run.
 NOT_FOUND = 127
 NOT_RUNNABLE = 126

@@ -23,7 +23,7 @@ from flow_manager.contract.models import ResourceUsage
 from flow_manager.errors import ContainerNotFound, NameConflict, RuntimeUnavailable, Unsupported
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
+from flow_manager.runtimes.inside import MARK, Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
 from flow_manager.runtimes.process import cgroup, exec, kernel, launch, record
 from flow_manager.runtimes.process.flow import ProcessFlow, Surroundings, translate
 from flow_manager.runtimes.process.logs import follow
@@ -117,6 +117,7 @@ class ProcessProvider(NothingInside):
         await asyncio.gather(*(terminal.close() for terminal in list(self._terminals)))
         for flow in self._flows.values():
             flow.group.forget()
+            await flow.swept()
         self._flows.clear()
         self._around = None
         self._unavailable = "it is closed"
@@ -131,7 +132,7 @@ class ProcessProvider(NothingInside):
         outcomes = await asyncio.gather(
             *(flow.group.stop(flow.stop_number(None), grace) for flow in running), return_exceptions=True
         )
-        await asyncio.gather(*(self._sweep(flow.id) for flow in running))
+        await asyncio.gather(*(flow.sweep() for flow in running))
         for flow, outcome in zip(running, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 log.error("flow %s could not be ended: %s", flow.id, outcome)
@@ -192,7 +193,7 @@ class ProcessProvider(NothingInside):
         number = flow.stop_number(signal)
         if flow.runs:
             await flow.group.stop(number, timeout)
-        await self._sweep(id)
+        await flow.sweep()
         return flow.observe()
 
     async def kill(self, id: str, signal: str = "SIGKILL") -> Observation:
@@ -201,7 +202,7 @@ class ProcessProvider(NothingInside):
         flow.group.send(number)
         if number == signal_number("SIGKILL"):
             await flow.group.kill()
-            await self._sweep(id)
+            await flow.sweep()
         return flow.observe()
 
     async def exec(self, id: str, command: Command, *, timeout: float, limit: int) -> ExecOutcome:
@@ -229,7 +230,7 @@ class ProcessProvider(NothingInside):
                 flow.refuse_if_running()
             elif flow.runs:
                 await flow.group.kill()
-            await self._sweep(id)
+            await flow.sweep()
             await flow.discard()
             self._flows.pop(id, None)
             self._meter.forget(id)
@@ -278,10 +279,6 @@ class ProcessProvider(NothingInside):
         terminal.on_end(lambda: self._terminals.pop(terminal, None))
         terminal.on_end(lambda: flow.beside.discard(terminal.leader))
         return terminal
-
-    async def _sweep(self, id: str) -> None:
-        """End what left the flow's session (`setsid`): its environment still says whose it is."""
-        await asyncio.to_thread(kernel.kill_all_with, "FLOW_ID", id)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -336,7 +333,7 @@ class ProcessProvider(NothingInside):
                 flow = self._flows[kept.spec.id] = ProcessFlow(folder, kept, around)
                 flow.adopt()
         # Commands of a manager that was killed: nobody waits for them any more.
-        kernel.kill_marked(launch.MARK, "FLOW_ID", self._flows)
+        kernel.kill_marked(MARK, "FLOW_ID", self._flows)
 
     async def _keep_trimmed(self) -> None:
         while True:

@@ -15,9 +15,9 @@ import pytest
 
 from flow_manager import errors
 from flow_manager.runtimes.docker.exec import Executor
-from flow_manager.runtimes.docker.exec_end import MARK, CommandEnding
+from flow_manager.runtimes.docker.exec_end import CommandEnding
 from flow_manager.runtimes.docker.provider import DockerProvider
-from flow_manager.runtimes.inside import Command, ExecOutcome
+from flow_manager.runtimes.inside import MARK, Command, ExecOutcome
 from tests.contract.harness import run
 from tests.contract.harness_docker import DockerHarness
 
@@ -34,17 +34,14 @@ async def sleeping(docker: DockerProvider, id: str) -> str:
     return (await execute(docker, id, "sh", "-c", look)).stdout.decode()
 
 
-def as_if_far_away(docker: DockerProvider, nowhere: Path) -> None:
+def as_if_far_away(docker: DockerProvider) -> None:
     """The engine's processes are not seen from here, as with a remote one."""
-    docker._executor = Executor(
-        docker._containers, CommandEnding(docker.client, nowhere), docker._ending.ended, timeout=30
-    )
+    ending = CommandEnding(docker.client, lambda _pid, _container: False)
+    docker._executor = Executor(docker._containers, ending, docker._ending.ended, timeout=30)
 
 
-async def test_from_afar_a_late_command_is_ended_from_inside(
-    lab: DockerHarness, docker: DockerProvider, tmp_path: Path
-) -> None:
-    as_if_far_away(docker, tmp_path)
+async def test_from_afar_a_late_command_is_ended_from_inside(lab: DockerHarness, docker: DockerProvider) -> None:
+    as_if_far_away(docker)
     id = await run(docker, lab.spec("sleeps"))
     script = "sleep 901 & setsid sleep 902 & (trap '' TERM; sleep 903) & wait"
     with pytest.raises(errors.OperationTimeout) as late:
@@ -55,9 +52,9 @@ async def test_from_afar_a_late_command_is_ended_from_inside(
 
 
 async def test_where_nothing_can_end_it_the_reply_says_that_it_was_left(
-    lab: DockerHarness, docker: DockerProvider, tmp_path: Path
+    lab: DockerHarness, docker: DockerProvider
 ) -> None:
-    as_if_far_away(docker, tmp_path)
+    as_if_far_away(docker)
     id = await run(docker, lab.spec("sleeps"))
     assert (await execute(docker, id, "rm", "/bin/sh")).exit_code == 0
     began = time.monotonic()
@@ -68,9 +65,9 @@ async def test_where_nothing_can_end_it_the_reply_says_that_it_was_left(
 
 
 async def test_from_afar_a_command_that_kills_itself_is_no_end_of_its_flow(
-    lab: DockerHarness, docker: DockerProvider, tmp_path: Path
+    lab: DockerHarness, docker: DockerProvider
 ) -> None:
-    as_if_far_away(docker, tmp_path)
+    as_if_far_away(docker)
     id = await run(docker, lab.spec("sleeps"))
     assert (await execute(docker, id, "sh", "-c", "kill -9 $$")).exit_code == 137
     running = asyncio.create_task(execute(docker, id, "sleep", "921"))
@@ -80,10 +77,10 @@ async def test_from_afar_a_command_that_kills_itself_is_no_end_of_its_flow(
         await asyncio.wait_for(running, 20)
 
 
-def test_a_process_of_no_such_container_is_never_touched(tmp_path: Path) -> None:
+async def test_a_process_of_no_such_container_is_never_touched() -> None:
     """Its number, its session and even its mark are right: its cgroup is not."""
     script = "import sys, time; print('ready', flush=True); time.sleep(60)"
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220 - one short-lived process
         [sys.executable, "-c", script],
         env={**os.environ, MARK: "abc"},
         stdout=subprocess.PIPE,
@@ -92,8 +89,8 @@ def test_a_process_of_no_such_container_is_never_touched(tmp_path: Path) -> None
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         ending = CommandEnding(None)  # type: ignore[arg-type]
-        assert ending.kill_from_here("f" * 64, process.pid, "abc") is False
-        assert ending.kill_from_here("", process.pid, "abc") is False
+        assert await ending.kill_from_here("f" * 64, process.pid, "abc") is False
+        assert await ending.kill_from_here("", process.pid, "abc") is False
         assert process.poll() is None
         process.kill()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flow_manager.runtimes.docker import terminal_end
+from flow_manager.runtimes.docker import marked
 from flow_manager.runtimes.docker.provider import DockerProvider
 from tests.contract import harness_docker
 from tests.contract.harness import run
@@ -30,7 +30,7 @@ async def test_where_processes_are_not_seen_a_shell_inside_ends_them(
     docker_engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As for an engine on another machine, or a manager in a container of its own.
-    monkeypatch.setattr(terminal_end, "on_this_machine", lambda pid, container: False)
+    monkeypatch.setattr(marked, "on_this_machine", lambda pid, container: False)
     seconds = secrets.randbelow(10**8) + 10**6
     async with harness_docker.harness(tmp_path, docker_engine=docker_engine) as harness:
         runtime = await harness.open()

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,64 @@ async def test_what_it_started_ends_when_it_dies_by_itself(provider: ProcessProv
     assert (await provider.inspect(spec.id)).exit_code == 5
     child = await pid_printed(provider, spec.id, "child")
     await eventually(lambda: not alive(child))
+
+
+LEAVES_ITS_SESSION = """setsid sh -c 'trap "" HUP TERM; echo "away $$"; while :; do sleep 60; done' & {then}"""
+
+
+async def test_what_left_its_session_ends_when_it_dies_by_itself(
+    provider: ProcessProvider, harness: ProcessHarness
+) -> None:
+    spec = shell(harness, LEAVES_ITS_SESSION.format(then="sleep 0.3; exit 5"))
+    await provider.create(spec)
+    await provider.start(spec.id)
+    away = await pid_printed(provider, spec.id, "away")
+    await ended(provider, spec.id)
+    await eventually(lambda: not alive(away))
+
+
+async def test_a_start_right_after_such_an_end_waits_until_the_rest_has_gone(
+    provider: ProcessProvider, harness: ProcessHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both runs bear one FLOW_ID: what is looked for late would be found in the new one."""
+    looked, go_on = threading.Event(), threading.Event()
+    pids = kernel.pids
+
+    def slowly() -> list[int]:
+        looked.set()
+        go_on.wait(30)
+        return pids()
+
+    spec = shell(harness, LEAVES_ITS_SESSION.format(then="while [ ! -e end ]; do sleep 0.05; done; rm end"))
+    await provider.create(spec)
+    await provider.start(spec.id)
+    old = await pid_printed(provider, spec.id, "away")
+    monkeypatch.setattr(kernel, "pids", slowly)
+    (harness.state_dir / "process" / spec.id / "work" / "end").touch()
+    await ended(provider, spec.id)
+    starting = asyncio.create_task(provider.start(spec.id))
+    try:
+        await eventually(looked.is_set)
+        assert not starting.done()
+    finally:
+        go_on.set()
+    assert (await starting).state == "running"
+    assert not alive(old)
+    assert (await provider.inspect(spec.id)).state == "running"
+
+
+async def test_what_left_its_session_ends_with_a_flow_that_died_without_any_manager(harness: ProcessHarness) -> None:
+    async with opened(harness) as provider:
+        spec = shell(harness, LEAVES_ITS_SESSION.format(then="wait"))
+        await provider.create(spec)
+        await provider.start(spec.id)
+        away = await pid_printed(provider, spec.id, "away")
+    leader = record.load(record_of(harness, spec)).run.pid  # type: ignore[union-attr]
+    os.killpg(leader, signal.SIGKILL)
+    await asyncio.to_thread(os.waitpid, leader, 0)
+    assert alive(away)
+    async with opened(harness):
+        await eventually(lambda: not alive(away))
 
 
 async def test_a_pause_freezes_what_it_started_too(provider: ProcessProvider, harness: ProcessHarness) -> None:
