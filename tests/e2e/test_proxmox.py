@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.pve.access import LEAST
 from tests.pve.apidoc import must_be_genuine
 from tests.pve.container import Behaviour
 from tests.pve.emulator import Emulator
+from tests.pve.storage import OciImage
 
 # What an owner needs who has the containers already: see them, and start and stop them.
 NARROW = {"/vms": ("VM.Audit", "VM.PowerMgmt")}
@@ -295,3 +297,39 @@ async def test_a_full_storage_and_a_revoked_token_are_answers(
         return bool((await client.ok("get_status", container_id="web"))["stale"])
 
     await until(stale, "what is known of it is old news")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+async def test_a_flow_made_of_an_image_speaks_to_the_manager_over_tls_and_takes_commands(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    """Its entrypoint is the flow SDK, told nothing but what stands in its container's `env`."""
+    echo = OciImage(entrypoint=f"python3 {REPOSITORY}/examples/echo.py", env={"PYTHONPATH": str(REPOSITORY)})
+    pve.add_template("echo.tar", oci=echo)
+    service = await started(settings(short_folder, pve, LEAST, channel={"tls_listen": f"127.0.0.1:{free_port()}"}))
+    client = await connect(service)
+    made = await client.ok("create_container", name="echo", image="echo", start=True)
+    told = dict(pve.containers[int(made["runtime_id"])].environment)
+    assert told["FLOW_URL"].startswith("tls://127.0.0.1:") and told["FLOW_TOKEN"]
+
+    async def connected() -> bool:
+        return bool((await client.ok("get_status", container_id="echo"))["socket_connected"])
+
+    await until(connected, "the flow is connected", patience=30)
+    sent = await client.ok("send_message", container_id="echo", message={"n": 1}, expect_reply=True, timeout=20)
+    assert sent["reply"] == {"echo": {"n": 1}}, sent
+
+    # And by its console: a command, and a terminal.
+    ran = await client.ok(
+        "exec_container", container_id="echo", command=["sh", "-c", "echo $FLOW_ID; echo e >&2; exit 3"]
+    )
+    assert (ran["exit_code"], ran["stdout"].strip(), ran["stderr"]) == (3, made["id"], "e\n")
+    opened = await client.ok("attach_container", container_id="echo")
+    busy = await client.call("exec_container", container_id="echo", command=["true"])
+    assert (busy["error"], busy["code"]) == (True, "conflict"), busy
+    await client.ok("detach_container", terminal_id=opened["terminal_id"])

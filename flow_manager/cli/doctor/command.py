@@ -42,6 +42,7 @@ def doctor(
 
 def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Finding]:
     from flow_manager.cli.doctor import folders, machine
+    from flow_manager.cli.doctor.channel import channel
     from flow_manager.cli.doctor.docker import docker
     from flow_manager.cli.doctor.flows import on_docker
     from flow_manager.cli.doctor.proxmox import proxmox
@@ -72,6 +73,7 @@ def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Fin
     needed = "docker" in (settings.runtime, *settings.runtimes) or bool(wanted)
     found += docker(os.environ, configured=configured, needed=needed, flows=wanted)
     found += proxmox(settings)
+    found += channel(settings)
     found += machine.cgroups()
     found += machine.port(settings.host, settings.port, in_use_by_us=running)
     return [*found, *machine.service(url)]

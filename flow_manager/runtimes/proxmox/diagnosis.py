@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from flow_manager.errors import FlowManagerError
 from flow_manager.runtimes.proxmox.client import PveClient
+from flow_manager.runtimes.proxmox.consoles import TOKENS_SINCE
 from flow_manager.runtimes.proxmox.description import TAG, read_description
 from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.login import client_of
@@ -25,6 +26,7 @@ FOR_NEW = (
     "VM.Config.CPU",
     "VM.Config.Disk",
 )
+CONSOLE = "VM.Console"
 # Enough to see what is wrong with them; a thousand would take a quarter of a minute.
 MAX_NOTES = 50
 
@@ -84,11 +86,11 @@ async def _look(client: PveClient, settings: RuntimeSettings, found: Diagnosis) 
     offline = [node.name for node in await nodes.look() if not node.online]
     if offline:
         found.remarks.append(Remark("warning", f"offline: {', '.join(offline)}", "see the node itself"))
-    found.remarks += await _rights(client, settings)
+    found.remarks += await _rights(client, settings, nodes.version)
     await _notes(client, found)
 
 
-async def _rights(client: PveClient, settings: RuntimeSettings) -> list[Remark]:
+async def _rights(client: PveClient, settings: RuntimeSettings, version: tuple[int, ...]) -> list[Remark]:
     everywhere = await client.get("access/permissions")
     table = everywhere if isinstance(everywhere, Mapping) else {}
     here = await _on(client, "/vms")
@@ -127,6 +129,15 @@ async def _rights(client: PveClient, settings: RuntimeSettings) -> list[Remark]:
             )
             for path, privileges in missing.items()
         ]
+    if not client.by_token or version >= TOKENS_SINCE:
+        if not here.get(CONSOLE):
+            remarks.append(
+                Remark("ok", f"without {CONSOLE} on /vms there are no commands and no terminals in containers")
+            )
+    else:
+        remarks.append(
+            Remark("ok", "before 9.1 a token gets no commands and no terminals in containers: `user` and `password` do")
+        )
     if not (await _on(client, "/")).get("Sys.Audit"):
         remarks.append(
             Remark("ok", "without Sys.Audit on / a person's stop of a container can't be told from an end by itself")

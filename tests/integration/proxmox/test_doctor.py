@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flow_manager.cli.doctor.channel import channel
 from flow_manager.cli.doctor.finding import Finding
 from flow_manager.cli.doctor.proxmox import proxmox
 from flow_manager.settings.models import RuntimeSettings, Settings
@@ -42,6 +43,7 @@ async def test_a_narrow_login_is_enough_and_what_it_lacks_is_said(lab: Lab) -> N
     assert {finding.level for finding in found} == {"ok"}
     assert any("VM.Allocate" in finding.text for finding in found)
     assert any("Sys.Audit" in finding.text for finding in found)
+    assert any("VM.Console" in finding.text for finding in found)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +88,31 @@ async def test_lines_that_cannot_be_read_and_ambiguous_nodes_are_named(lab: Lab)
     found = [finding.text for finding in await findings(settings, settings) if finding.level == "warning"]
     assert any("idle-timeot" in text for text in found)
     assert any("pve1 is ambiguous" in text for text in found)
+
+
+async def test_before_9_1_a_token_is_told_that_it_gets_no_consoles(make_lab: Any) -> None:
+    lab: Lab = await make_lab(version="8.4.1")
+    texts = [finding.text for finding in await findings(lab.settings())]
+    assert any("`user` and `password`" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("told", "level", "word"),
+    [
+        ({}, "warning", "no channel"),
+        ({"tls_listen": "0.0.0.0:8082", "tls_address": "manager.example:8082"}, "ok", "manager.example:8082"),
+        ({"tls_listen": "127.0.0.1:8082"}, "warning", "their own machine"),
+    ],
+)
+def test_flows_on_another_machine_need_a_port_of_the_channels(told: dict[str, str], level: str, word: str) -> None:
+    runtime = RuntimeSettings(kind="proxmox", url="https://pve1:8006", token_id="a@pve!b", secret="c")
+    settings = Settings.model_validate(
+        {"state_dir": "/s", "sockets_dir": "/r", "channel": told, "runtimes": {"house": runtime}}
+    )
+    (found,) = channel(settings)
+    assert (found.level, word in found.text, "house" in found.text) == (level, True, True)
+    assert level == "ok" or "channel.tls" in found.mend
+
+
+def test_where_all_flows_run_here_nobody_is_told_of_such_a_port() -> None:
+    assert channel(Settings(state_dir=Path("/s"), sockets_dir=Path("/r"))) == []
