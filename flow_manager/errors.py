@@ -317,7 +317,12 @@ class QuotaExceeded(LimitReached):
 
 
 class TooManyStreams(LimitReached):
+    """Streams end all the time: it may be tried again in a second, unless `retry_after` says otherwise."""
+
     code = "too_many_streams"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message, **{"retry_after": 1, **details})
 
 
 # --- system_error -----------------------------------------------------------------------------------------------------

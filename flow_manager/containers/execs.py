@@ -15,7 +15,6 @@ T = TypeVar("T")
 MAX_PER_PRINCIPAL = 32
 # Each may hold 2 MiB of output, so that all of them hold 256 MiB at most.
 MAX_IN_ALL = 128
-RETRY_AFTER = 1
 # A runtime that can't end a command says so after a few seconds; this is longer.
 END_SECONDS = 6.0
 
@@ -36,7 +35,7 @@ class Execs:
         if self._of[owner] >= MAX_PER_PRINCIPAL or len(self._tasks) >= MAX_IN_ALL:
             doing.close()
             limit = MAX_PER_PRINCIPAL if self._of[owner] >= MAX_PER_PRINCIPAL else MAX_IN_ALL
-            raise TooManyStreams(f"{limit} commands are under way", limit=limit, retry_after=RETRY_AFTER)
+            raise TooManyStreams(f"{limit} commands are under way", limit=limit)
         task = asyncio.get_running_loop().create_task(doing, name="exec")
         self._of[owner] += 1
         self._tasks.add(task)

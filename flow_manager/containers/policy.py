@@ -92,7 +92,7 @@ class Policy:
         :raises InvalidRequest: when nothing is there.
         """
         source = self._below(path, self._settings.code_roots, "policy.code_roots")
-        if not source.exists():
+        if not _exists(source):
             reason = "nothing is there"
             raise InvalidRequest(f"code_path: {reason}", fields=[{"path": "code_path", "reason": reason}])
         return source
@@ -123,9 +123,9 @@ class Policy:
     def _mount(self, source: str, target: str) -> Mount:
         path, read_only = parse_volume_target(target)
         real = self._below(source, self._settings.volume_roots, "policy.volume_roots")
-        if real in _NEVER or any(real.is_relative_to(folder) for folder in _NEVER_BELOW) or real.is_socket():
+        if real in _NEVER or any(real.is_relative_to(folder) for folder in _NEVER_BELOW) or _is_socket(real):
             raise PathNotAllowed(f"'{source}' is never given to a flow", path=source)
-        if not real.exists():
+        if not _exists(real):
             # The engine would otherwise fail later and less clearly; it must never make the folder as root.
             reason = f"'{source}' does not exist"
             raise InvalidRequest(f"volumes: {reason}", fields=[{"path": "volumes", "reason": reason}])
@@ -138,7 +138,7 @@ class Policy:
         try:
             real = Path(path).resolve()
             allowed = [root.resolve() for root in roots]
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError, ValueError):
             raise PathNotAllowed(f"'{path}' can't be resolved", path=path, setting=setting) from None
         if not any(real.is_relative_to(root) for root in allowed):
             raise PathNotAllowed(f"'{path}' is outside the allowed folders", path=path, setting=setting)
@@ -146,6 +146,21 @@ class Policy:
             if real.is_relative_to(private) or private.is_relative_to(real):
                 raise PathNotAllowed(f"'{path}' holds the manager's own state", path=path, setting=setting)
         return real
+
+
+def _exists(path: Path) -> bool:
+    """No name may be longer than 255 bytes: `Path.exists` raises for one that is, instead of answering."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except OSError:
+        return False
 
 
 def image_of(config: ContainerConfig) -> str:

@@ -15,6 +15,7 @@ from flow_manager.contract.models import (
     absolute_folder,
     checked_environment,
     no_control_characters,
+    no_nul,
 )
 from flow_manager.contract.requests import MAX_TIMEOUT, ChangeContainer, OneContainer, RequestId
 
@@ -23,7 +24,15 @@ Columns = Annotated[int, Field(ge=1, le=1000)]
 Rows = Annotated[int, Field(ge=1, le=1000)]
 Token = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(no_control_characters)]
 Offset = Annotated[int, Field(ge=0)]
-Argv = Annotated[list[Argument], Field(min_length=1, max_length=MAX_COMMAND)]
+
+
+def _has_a_name(command: list[str]) -> list[str]:
+    if not command[0]:
+        raise ValueError("the command has no name")
+    return command
+
+
+Argv = Annotated[list[Argument], Field(min_length=1, max_length=MAX_COMMAND), AfterValidator(_has_a_name)]
 
 
 # Without any time nothing could be run, so that 0 is a mistake and not "at once".
@@ -47,13 +56,6 @@ class ExecContainer(ChangeContainer):
     @classmethod
     def _working_dir(cls, path: str | None) -> str | None:
         return None if path is None else absolute_folder(path)
-
-    @field_validator("command")
-    @classmethod
-    def _has_a_name(cls, command: list[str]) -> list[str]:
-        if not command[0]:
-            raise ValueError("the command has no name")
-        return command
 
 
 class ExecResult(WireModel):
@@ -157,7 +159,10 @@ def _moment(value: Any) -> datetime:
             except ValueError:
                 raise ValueError("neither an ISO 8601 time nor seconds since 1970") from None
             # Without an offset: UTC, as every time of this contract.
-            return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+            try:
+                return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+            except OverflowError:  # an hour before the year 1, or behind 9999
+                raise ValueError("not a time that there is") from None
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return datetime.fromtimestamp(value, UTC)
@@ -215,4 +220,4 @@ class UsageSample(WireModel):
 
 
 class UpdateContainer(ChangeContainer):
-    code_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    code_path: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(no_nul)]

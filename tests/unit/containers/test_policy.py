@@ -108,6 +108,17 @@ def test_a_volume_that_does_not_exist_is_said_so(root: Path) -> None:
         judge(root, {"volumes": {str(root / "absent"): "/data"}})
 
 
+def test_a_name_that_no_file_can_have_is_nothing_that_is_there(root: Path) -> None:
+    name = str(root / ("n" * 300))
+    with pytest.raises(InvalidRequest):
+        judge(root, {"volumes": {name: "/data"}})
+    policy = Policy(PolicySettings(code_roots=(root,)), instance="i", private=())
+    with pytest.raises(InvalidRequest):
+        policy.code_source(name)
+    with pytest.raises(PathNotAllowed):
+        policy.code_source(f"{root}/a\0b")
+
+
 @pytest.mark.parametrize(
     ("patterns", "image", "allowed"),
     [
