@@ -44,6 +44,7 @@ async def serve(options: argparse.Namespace) -> None:
         version=options.version,
         task_time=options.task_time,
         staleness=options.staleness,
+        linger=3.4,
         lock_wait=10.0,
         ha_delay=10.0,
         http_port=options.http_port,

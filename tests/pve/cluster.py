@@ -32,6 +32,7 @@ class Timing:
 
     task: float = 0.03  # 1 to 4
     staleness: float = 0.2  # 10
+    linger: float = 0.0  # 3.4
     lock_wait: float = 0.5  # 10
     console_wait: float = 10.0
     ha_delay: float = 0.1  # 10

@@ -54,6 +54,7 @@ class Container:
     ha: bool = False
     pool: str | None = None
     started_at: float | None = None
+    lingers_until: float = 0.0
     pid: int | None = None
     address: str | None = None
     # Times at which something was changed that pvestatd reports, with what it had been before.
@@ -70,6 +71,11 @@ class Container:
     @property
     def running(self) -> bool:
         return self.status == "running"
+
+    @property
+    def seen_running(self) -> bool:
+        """What the server takes for running: its command socket, which stays for some seconds after the end."""
+        return self.running or self.cluster.clock() < self.lingers_until
 
     @property
     def name(self) -> str:

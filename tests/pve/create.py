@@ -194,13 +194,13 @@ async def destroy(call: Call) -> str:
         raise died(f"can't remove CT {call.vmid} - protection mode enabled")
     if container.ha and not call.params.get("purge"):
         raise died(f"unable to remove CT {call.vmid} - used in HA resources and purge parameter not set.")
-    if container.running and not call.params.get("force"):
+    if container.seen_running and not call.params.get("force"):
         raise died(f"unable to destroy CT {call.vmid} - container is running")
 
     async def body(task: Task) -> None:
         async with power.locked(cluster, container):
             await asyncio.sleep(cluster.timing.task)
-            if container.running and not call.params.get("force"):
+            if container.seen_running and not call.params.get("force"):
                 raise TaskFailed(f"unable to destroy CT {call.vmid} - container is running")
             await cluster.inside.stop(container)
             cluster.forget(container)

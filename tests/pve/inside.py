@@ -102,6 +102,7 @@ class Inside:
         if self.serves(container) and container.behaviour.boot <= 0:
             bound = self.answers.bind(str(container.address), self.port(container))
         container.set_status("running", self._clock)
+        container.lingers_until = 0.0
         container.started_at = self._clock()
         if self.serves(container):
             self._late[container.vmid] = asyncio.create_task(self._listen(container, bound))
@@ -177,6 +178,7 @@ class Inside:
             await asyncio.wait([late])
         if container.running:
             container.set_status("stopped", self._clock)
+            container.lingers_until = self._clock() + container.cluster.timing.linger
         container.started_at = None
         container.pid = None
         if container.address is not None:

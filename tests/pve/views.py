@@ -49,7 +49,7 @@ def listed(container: Container, now: float) -> dict[str, Any]:
         "vmid": container.vmid,
         "type": "lxc",
         "name": container.name,
-        "status": container.status,
+        "status": "running" if container.seen_running else "stopped",
         "cpus": container.config.get("cores", CORES),
         "swap": 0,
         "maxswap": int(container.config.get("swap", 512)) * MIB,
@@ -69,7 +69,7 @@ def listed(container: Container, now: float) -> dict[str, Any]:
 
 def current(container: Container, now: float) -> dict[str, Any]:
     ha: dict[str, Any] = {"managed": 1, "state": "started"} if container.ha else {"managed": 0}
-    if container.ha and not container.running:
+    if container.ha and not container.seen_running:
         ha["state"] = "stopped"
     return {**listed(container, now), "ha": ha}
 

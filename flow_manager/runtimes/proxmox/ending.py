@@ -9,7 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 
-from flow_manager.errors import Conflict, ContainerRunning, ContainerStopped, FlowManagerError, StopFailed, Unsupported
+from flow_manager.errors import (
+    Conflict,
+    ContainerRunning,
+    ContainerStopped,
+    FlowManagerError,
+    RuntimeRefused,
+    StopFailed,
+    Unsupported,
+)
 from flow_manager.runtimes.base import Observation
 from flow_manager.runtimes.proxmox.claims import Claims
 from flow_manager.runtimes.proxmox.client import KIND, PveClient
@@ -122,11 +130,25 @@ class Ending:
 
     async def _kill_now(self, known: Known) -> None:
         subject = Subject(known.flow_id, operation="kill")
-        # Only where it is needed: servers before 8.2 don't know the parameter, and refuse what they don't know.
-        overrule = 1 if known.shutting_down else None
-        await self._orders.patiently(
-            lambda: self._orders.done(known, "stop", subject, "stopped", **{"overrule-shutdown": overrule})
-        )
+        # A shutdown that nobody here remembers (ordered before a restart of the manager, or by a person) shows by its lock.
+        overruling, refused = known.shutting_down, False
+
+        async def end() -> None:
+            nonlocal overruling, refused
+            overrule = 1 if overruling and not refused else None
+            try:
+                await self._orders.done(known, "stop", subject, "stopped", **{"overrule-shutdown": overrule})
+            except Conflict:
+                overruling = True
+                raise
+            except (RuntimeRefused, StopFailed) as error:
+                if overrule is None or "overrule-shutdown" not in error.message:
+                    raise
+                # A server before 8.2: its shutdown is waited for.
+                refused = True
+                raise Conflict("a shutdown of it is under way", operation="shutdown") from None
+
+        await self._orders.patiently(end)
 
     async def _see_it_end(self, known: Known) -> None:
         ha = known.row is not None and known.row.ha

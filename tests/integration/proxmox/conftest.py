@@ -99,7 +99,7 @@ async def make_lab(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     async with AsyncExitStack() as stack:
 
         async def make(**options: Any) -> Lab:
-            pve = await stack.enter_async_context(Emulator(**options))
+            pve = await stack.enter_async_context(Emulator(**{"linger": 0.1, **options}))
             made.append(pve)
             return Lab(pve, tmp_path, stack)
 

@@ -120,6 +120,41 @@ async def test_a_shutdown_that_holds_its_lock_is_overruled_when_its_time_is_up(l
     assert (lab.actions("shutdown"), lab.actions("stop")) == (1, 1)
 
 
+async def test_a_shutdown_that_an_earlier_manager_ordered_is_overruled(lab: Lab) -> None:
+    settings = lab.settings()
+    behaviour = Behaviour(ignores_shutdown=True)
+    vmid = lab.pve.add_container(running=True, behaviour=behaviour)
+    former = await lab.open(settings)
+    await former.client.post(f"nodes/pve1/lxc/{vmid}/status/shutdown", timeout=60)
+    await former.close()
+    runtime = await lab.open(settings, instance="next")
+    id = await lab.adopted(runtime, vmid)
+    assert (await asyncio.wait_for(runtime.kill(id), 20)).state == "stopped"
+
+
+async def test_before_8_2_a_shutdown_is_waited_for_and_nothing_is_asked_for_that_is_not_known(
+    make_lab: Callable[..., Any],
+) -> None:
+    lab: Lab = await make_lab(version="8.1.4")
+    runtime = await lab.open()
+    id = await lab.adopted(runtime, lab.pve.add_container(running=True, behaviour=Behaviour(ignores_shutdown=True)))
+    assert (await runtime.stop(id, timeout=1)).state == "stopped"
+
+
+async def test_a_server_that_sees_an_end_late_is_waited_for(make_lab: Callable[..., Any]) -> None:
+    lab: Lab = await make_lab(linger=1.5)
+    runtime = await lab.open()
+    id = await lab.adopted(runtime, lab.pve.add_container())
+    assert (await runtime.start(id)).state == "running"
+    async with Events(runtime) as events:
+        assert (await runtime.stop(id, timeout=5)).state == "stopped"
+        assert (await runtime.start(id)).state == "running"  # never "already running": that was the one that ended
+        await events.wait_for("started", id)
+        assert [type for type in events.of(id) if type != "health"] == ["died", "started"]
+    assert (await runtime.kill(id)).state == "stopped"
+    await runtime.remove(id)
+
+
 async def test_a_start_after_a_stop_that_was_given_up_runs_and_goes_on(lab: Lab) -> None:
     runtime = await lab.open()
     id = await lab.adopted(runtime, lab.pve.add_container(running=True, behaviour=Behaviour(stop_time=1.0)))
