@@ -29,6 +29,12 @@ _SHELLS = re.compile(rb"\S*/\.flow-[0-9a-f]+/s: [^\n]*: (?P<why>[^:\n]+)\n\Z")
 class Executor:
     def __init__(self, consoles: Consoles) -> None:
         self._consoles = consoles
+        self._stops: set[asyncio.Event] = set()
+
+    def end(self) -> None:
+        """Give up all that is under way: what was begun in containers is ended."""
+        for stop in self._stops:
+            stop.set()
 
     async def run(self, known: Known, command: Command, timeout: float, limit: int) -> ExecOutcome:
         """See `runtimes.inside.Inside.exec`. Waits for its turn for as long as it may run."""
@@ -36,6 +42,7 @@ class Executor:
         self._consoles.need_shell(known, place, "exec")
         async with self._consoles.turn(known, "exec", patience=timeout):
             stop = asyncio.Event()
+            self._stops.add(stop)
             running = self._consoles.spawn(self._run(known, command, place, timeout, limit, stop), "exec")
             try:
                 outcome: ExecOutcome = await asyncio.shield(running)
@@ -45,6 +52,8 @@ class Executor:
                 stop.set()
                 await asyncio.wait([running], timeout=UNDO_SECONDS)
                 raise
+            finally:
+                self._stops.discard(stop)
 
     async def _run(
         self, known: Known, command: Command, place: Place, timeout: float, limit: int, stop: asyncio.Event
@@ -98,6 +107,8 @@ class Executor:
         ended = await finish(session, await session.said("end", within=OUTPUT_SECONDS))
         if ended is None or stdout is None or stderr is None:
             raise RuntimeUnavailable("the container's console stopped in the middle of an answer", kind=KIND, reason="")
+        if stop.is_set():
+            raise RuntimeUnavailable("the runtime is closed", kind=KIND, reason="the runtime is closed")
         if ended.how in "TL" and late:
             raise self._late(timeout, True if ended.how == "L" else None)
         if ended.how == "F":

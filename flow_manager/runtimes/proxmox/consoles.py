@@ -203,7 +203,7 @@ class Consoles:
         if not await self.lives(known):
             state = "removed" if known.removed else known.state if known.state != "running" else "stopped"
             return ContainerStopped(f"flow '{known.flow_id}' ended meanwhile", container_id=known.flow_id, state=state)
-        if "lxc-attach" in words or "not found" in words:
+        if "lxc-attach" in words:
             return Unsupported(
                 f"the container {known.vmid} has no shell that could be used: {words}",
                 kind=KIND,

@@ -111,6 +111,7 @@ class ProxmoxProvider(NothingInside):
             return
         self._closed = True
         self._hub.close()
+        self._executor.end()
         await self._terminals.close()
         await self._consoles.close()
         await self._creator.close()

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # A command that is under way is waited for this long.
 PATIENCE = 10.0
+# A shutdown has eight seconds in all by default.
+CLOSE_SECONDS = 4.0
 
 
 class Terminals:
@@ -30,7 +32,9 @@ class Terminals:
         self._open: set[ConsoleTerminal] = set()
 
     async def close(self) -> None:
-        await asyncio.gather(*(terminal.close() for terminal in list(self._open)))
+        """What doesn't end in time is ended by whoever comes to that console next."""
+        if self._open:
+            await asyncio.wait([asyncio.create_task(one.close()) for one in self._open], timeout=CLOSE_SECONDS)
 
     async def open(
         self, known: Known, command: Command | None, *, main: bool, cols: int, rows: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,3 +218,21 @@ async def test_a_login_that_is_revoked_is_told(lab: Lab) -> None:
     with pytest.raises(errors.RuntimeUnavailable) as refused:
         await execute(runtime, id, "true")
     assert "login" in refused.value.message
+
+
+async def test_a_closed_runtime_leaves_no_command_behind(lab: Lab) -> None:
+    runtime, id, _ = await ready(lab)
+    running = asyncio.create_task(execute(runtime, id, "sleep", "987656"))
+    await asyncio.sleep(1.5)
+    await runtime.close()
+    with pytest.raises(errors.FlowManagerError):
+        await running
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if command(path) == b"sleep\0" + b"987656\0"]
+    assert left == []
+
+
+def command(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

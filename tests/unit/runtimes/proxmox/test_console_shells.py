@@ -84,7 +84,20 @@ class Console:
             applets = self.folder / "bin"
             if not applets.exists():
                 applets.mkdir()
-                for name in ("stty", "setsid", "mkdir", "mkfifo", "cat", "rm", "sleep", "grep", "base64", "od", "env"):
+                for name in (
+                    "stty",
+                    "setsid",
+                    "mkdir",
+                    "mkfifo",
+                    "cat",
+                    "rm",
+                    "sleep",
+                    "grep",
+                    "base64",
+                    "od",
+                    "env",
+                    "head",
+                ):
                     (applets / name).symlink_to(str(shutil.which("busybox")))
                 for name in ("busybox", "dtach", "sh"):
                     (applets / name).symlink_to(str(shutil.which(name) or shutil.which("busybox")))
@@ -156,6 +169,12 @@ async def test_a_long_argument_takes_many_lines(console: Console) -> None:
         assert await execute(session, "sh", "-c", 'echo "${#1}"', "x", "y" * 50_000) == (0, b"50000\n", b"")
 
 
+async def test_a_megabyte_comes_whole(console: Console) -> None:
+    async with console.session() as session:
+        code, out, _ = await execute(session, "head", "-c", "1048576", "/dev/urandom")
+        assert (code, len(out)) == (0, 1 << 20)
+
+
 async def test_a_shell_that_was_made_for_us_ends_with_us(console: Console) -> None:
     async with console.session() as session:
         assert (await execute(session, "true"))[0] == 0
@@ -200,6 +219,7 @@ async def test_a_program_that_was_left_there_is_interrupted(console: Console, mo
 async def test_what_no_interrupt_ends_is_a_refusal_that_shows_the_screen(
     console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flow_manager.runtimes.proxmox.console_session.TRIES", 2)
     monkeypatch.setattr("flow_manager.runtimes.proxmox.console_session.ANSWER_SECONDS", 0.3)
     monkeypatch.setattr("flow_manager.runtimes.proxmox.console_session.CLEAR_SECONDS", 0.1)
     async with console.line() as line:
