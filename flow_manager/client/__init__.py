@@ -2,6 +2,8 @@
 
     async with FlowManagerClient("http://127.0.0.1:8080") as client:
         flow = await client.create_container({"image": "alpine", "name": "hello"}, start=True)
+        async for sample in client.follow_usage(flow.id):
+            print(sample.resource_usage)
 
 It uses the contract alone and nothing of the service's inside.
 """

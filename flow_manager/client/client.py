@@ -8,14 +8,14 @@ from typing import Any, Literal, Self, TypeVar
 
 from flow_manager.client.errors import ServiceRefused
 from flow_manager.client.feed import ActivityFeed
+from flow_manager.client.following import Router
 from flow_manager.client.inside import EXEC_GRACE, TERMINAL_TIMEOUT, WAKE_TIMEOUT, LooksInside
-from flow_manager.client.logs import LogRouter
 from flow_manager.client.session import Session
 from flow_manager.client.terminals import RemoteTerminals
 from flow_manager.client.wakes import WakeFollower
 from flow_manager.client.wire import checked_url, incoming, outgoing, reply_data
 from flow_manager.contract.activity import Activity, ActivityPage, Subscription
-from flow_manager.contract.inside import LogLines, TerminalClosed, TerminalOutput
+from flow_manager.contract.inside import LogLines, TerminalClosed, TerminalOutput, UsageSample
 from flow_manager.contract.models import (
     ContainerConfig,
     ContainerInfo,
@@ -77,7 +77,8 @@ class FlowManagerClient(LooksInside):
         self._on_connection = on_connection
         self._wakes = WakeFollower(self._subscribe_wakes, self._flow_id, lambda step: _tell(on_wake, step))
         self._feed: ActivityFeed | None = None
-        self._logs = LogRouter()
+        self._logs: Router[LogLines] = Router()
+        self._usage: Router[UsageSample] = Router()
         self._terminals = RemoteTerminals(lambda event, request: self.call(event, request, timeout=TERMINAL_TIMEOUT))
         self._session = Session(
             self.url,
@@ -101,6 +102,7 @@ class FlowManagerClient(LooksInside):
         if self._feed is not None:
             self._feed.close()
         self._logs.close()
+        self._usage.close()
         await self._wakes.close()
         await self._terminals.close()
         await self._session.close()
@@ -309,6 +311,7 @@ class FlowManagerClient(LooksInside):
 
     def _lost(self) -> None:
         self._logs.lost()
+        self._usage.lost()
         if self._feed is not None:
             self._feed.lost()
         if self._session.failure is not None:
@@ -324,6 +327,8 @@ class FlowManagerClient(LooksInside):
                 _tell(self._on_status, incoming(ContainerStatus, data))
             elif name == "log_lines":
                 self._logs.received(incoming(LogLines, data))
+            elif name == "resource_usage":
+                self._usage.received(incoming(UsageSample, data))
             elif name == "terminal_output":
                 self._terminals.received(name, incoming(TerminalOutput, data))
             elif name == "terminal_closed":

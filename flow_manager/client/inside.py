@@ -1,4 +1,4 @@
-"""The part of FlowManagerClient that looks into flows: commands, terminals, log lines."""
+"""The part of FlowManagerClient that looks into flows: commands, terminals, log lines, figures."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from flow_manager.client.logs import LogFollower, LogRouter
+from flow_manager.client.following import Router
+from flow_manager.client.logs import LogFollower
 from flow_manager.client.terminals import RemoteTerminal, RemoteTerminals
+from flow_manager.client.usage import UsageFollower
 from flow_manager.client.wire import incoming
-from flow_manager.contract.inside import ExecResult, LogLineModel, Logs
+from flow_manager.contract.inside import ExecResult, LogLineModel, LogLines, Logs, UsageSample
 from flow_manager.contract.requests import MAX_TIMEOUT
 
 # A wake may take its dependencies' time, too; the service ends every event a minute after the longest time-out.
@@ -23,7 +25,8 @@ TERMINAL_TIMEOUT = WAKE_TIMEOUT
 class LooksInside:
     """Base of FlowManagerClient, which has the rest."""
 
-    _logs: LogRouter
+    _logs: Router[LogLines]
+    _usage: Router[UsageSample]
     _terminals: RemoteTerminals
 
     async def call(self, event: str, request: Mapping[str, Any], *, timeout: float = 0.0) -> Any:
@@ -61,9 +64,11 @@ class LooksInside:
         self, container_id: str, *, tail: int = 100, since: datetime | float | str | None = None
     ) -> LogFollower:
         """`async for line in client.follow_logs("reports")`; see `LogFollower`. `aclose` it to stop before its end."""
-        follower = LogFollower(self.call, self._logs, container_id, tail=tail, since=_moment(since))
-        self._logs.followers.append(follower)
-        return follower
+        return LogFollower(self.call, self._logs, container_id, tail=tail, since=_moment(since))
+
+    def follow_usage(self, container_id: str) -> UsageFollower:
+        """`async for sample in client.follow_usage("reports")`; see `UsageFollower`. `aclose` it to stop before its end."""
+        return UsageFollower(self.call, self._usage, container_id)
 
     async def attach_container(
         self,

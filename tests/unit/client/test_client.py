@@ -20,9 +20,7 @@ async def test_it_knows_what_the_service_said_of_itself(service) -> None:
 
 def test_every_event_of_the_catalogue_has_its_method() -> None:
     # Of something that is open: its own object has them.
-    theirs = {"terminal_input", "terminal_resize", "detach_container", "unfollow_logs"}
-    # Figures that are followed are for pages; get_status has them, too.
-    theirs |= {"follow_usage", "unfollow_usage"}
+    theirs = {"terminal_input", "terminal_resize", "detach_container", "unfollow_logs", "unfollow_usage"}
     assert {name for name in CLIENT_EVENTS if not callable(getattr(FlowManagerClient, name, None))} <= theirs
 
 
