@@ -69,6 +69,8 @@ class Containers:
         self._handles: dict[str, Handle] = {}
         self._flows: dict[str, str] = {}
         self._seen: dict[str, Observation] = {}
+        # Those of the newest inspect, by the engine's id of the container; none where none runs.
+        self.execs: dict[str, list[str]] = {}
 
     def remember(self, data: Mapping[str, Any]) -> Observation:
         """Take in an inspect's answer. :raises ValueError: when it is no container of this instance."""
@@ -80,6 +82,9 @@ class Containers:
         self._handles[seen.id] = handle
         self._flows[handle.runtime_id] = seen.id
         self._seen[seen.id] = seen
+        self.execs.pop(handle.runtime_id, None)
+        if execs := data.get("ExecIDs"):
+            self.execs[handle.runtime_id] = [text(one) for one in execs]
         return seen
 
     def forget(self, flow_id: str) -> None:
@@ -87,6 +92,7 @@ class Containers:
         handle = self._handles.pop(flow_id, None)
         if handle is not None:
             self._flows.pop(handle.runtime_id, None)
+            self.execs.pop(handle.runtime_id, None)
 
     def forget_container(self, runtime_id: str) -> None:
         """That container is gone; one that took its place under the same flow's id is not forgotten."""

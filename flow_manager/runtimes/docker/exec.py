@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -29,10 +28,6 @@ KILLED = KILLED_BY_SIGNAL + 9
 OCI = b"OCI runtime"
 
 
-def _new_mark() -> str:
-    return secrets.token_hex(8)
-
-
 class Executor:
     """Runs commands. The container's user is kept; `environment` comes on top of the container's own."""
 
@@ -43,9 +38,9 @@ class Executor:
         wait_for_end: Callable[[Handle, float], Awaitable[bool]],
         *,
         timeout: float,
-        new_mark: Callable[[], str] = _new_mark,
+        new_mark: Callable[[], str],
     ) -> None:
-        """`wait_for_end(handle, seconds)`: of the container. `timeout`: of an engine call."""
+        """`wait_for_end(handle, seconds)`: of the container. `timeout`: of an engine call. `new_mark`: see `leftovers`."""
         self._containers = containers
         self._client = containers.client
         self._ending = ending

@@ -47,7 +47,7 @@ class CommandEnding:
             return True
         leader = whole(dig(state, "Pid")) or 0
         if not await self.kill_from_here(runtime_id, leader, mark):
-            await self._kill_from_inside(runtime_id, mark)
+            await self.kill_from_inside(runtime_id, mark)
         while True:
             state = await self.state(exec_id)
             if state is None or dig(state, "Running") is not True:
@@ -89,7 +89,8 @@ class CommandEnding:
         found = marked.seen_here(runtime_id, mark, leader or None, self._seen)
         return await asyncio.to_thread(found.signal, signal.SIGKILL) > 0 and await found.kill(ROUNDS)
 
-    async def _kill_from_inside(self, runtime_id: str, mark: str) -> None:
+    async def kill_from_inside(self, runtime_id: str, mark: str) -> None:
+        """Begun, not waited for. Raises the libraries' errors."""
         body = {"Cmd": marked.ending_inside(mark, hang_up=False), "AttachStdout": False, "AttachStderr": False}
         made = await self._client.call("POST", f"containers/{runtime_id}/exec", body=body, timeout=END_SECONDS)
         path = f"exec/{text(dig(made.data, 'Id'))}/start"

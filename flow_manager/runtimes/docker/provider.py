@@ -25,6 +25,7 @@ from flow_manager.runtimes.docker.errors import KIND, Subject, translated
 from flow_manager.runtimes.docker.events import Feed
 from flow_manager.runtimes.docker.exec import Executor
 from flow_manager.runtimes.docker.exec_end import CommandEnding
+from flow_manager.runtimes.docker.leftovers import Leftovers, Marks
 from flow_manager.runtimes.docker.log_calls import follow, last_lines
 from flow_manager.runtimes.docker.networks import Networks
 from flow_manager.runtimes.docker.observe import dig, text
@@ -81,10 +82,12 @@ class DockerProvider(NothingInside):
             self._containers, self._networks, self._ending, self._creator.suspects, timeout=self._timeout
         )
         self._remover = Remover(self._containers, timeout=self._timeout)
+        marks, command_ending = Marks(instance), CommandEnding(self.client)
+        self._leftovers = Leftovers(self.client, command_ending, marks)
         self._executor = Executor(
-            self._containers, CommandEnding(self.client), self._ending.ended, timeout=self._timeout
+            self._containers, command_ending, self._ending.ended, timeout=self._timeout, new_mark=marks.new
         )
-        self._terminals = Terminals(self.client)
+        self._terminals = Terminals(self.client, marks.new)
         self._cpu: dict[str, stats.CpuReading] = {}
         self._closed = asyncio.Event()
 
@@ -99,6 +102,7 @@ class DockerProvider(NothingInside):
         if self._closed.is_set():
             return
         self._closed.set()
+        await self._leftovers.close()
         await self._terminals.close()
         await self._creator.close()
         await self._networks.close()
@@ -245,11 +249,15 @@ class DockerProvider(NothingInside):
         return used
 
     async def glance(self) -> list[Observation]:
-        return await self._containers.all(trusting=True)
+        flows = await self._containers.all(trusting=True)
+        self._leftovers.end_once(self._containers.execs)
+        return flows
 
     async def list(self) -> list[Observation]:
         await self._networks.join_once()
-        return await self._containers.all()
+        flows = await self._containers.all()
+        self._leftovers.end_once(self._containers.execs)
+        return flows
 
     def watch(self) -> AsyncIterator[RuntimeEvent]:
         # Somebody else may have removed the last flow of a network.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -46,8 +45,9 @@ MISSING = (b"executable file not found", b"no such file or directory")
 class Terminals:
     """Opens them, and at the end of the runtime ends what is still open."""
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: EngineClient, new_mark: Callable[[], str]) -> None:
         self._client = client
+        self._new_mark = new_mark
         self._open: set[ExecTerminal] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -63,7 +63,7 @@ class Terminals:
 
     async def shell(self, handle: Handle, command: Command | None, cols: int, rows: int) -> DockerTerminal:
         """:raises ContainerNotFound, ContainerStopped, RuntimeUnavailable, ExecFailed:"""
-        mark = secrets.token_hex(16)
+        mark = self._new_mark()
         given = command or Command(BEST_SHELL)
         body: dict[str, Any] = {
             "AttachStdin": True,

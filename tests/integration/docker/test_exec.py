@@ -16,6 +16,7 @@ import pytest
 from flow_manager import errors
 from flow_manager.runtimes.docker.exec import Executor
 from flow_manager.runtimes.docker.exec_end import CommandEnding
+from flow_manager.runtimes.docker.leftovers import Marks
 from flow_manager.runtimes.docker.provider import DockerProvider
 from flow_manager.runtimes.inside import MARK, Command, ExecOutcome
 from tests.contract.harness import run
@@ -37,7 +38,7 @@ async def sleeping(docker: DockerProvider, id: str) -> str:
 def as_if_far_away(docker: DockerProvider) -> None:
     """The engine's processes are not seen from here, as with a remote one."""
     ending = CommandEnding(docker.client, lambda _pid, _container: False)
-    docker._executor = Executor(docker._containers, ending, docker._ending.ended, timeout=30)
+    docker._executor = Executor(docker._containers, ending, docker._ending.ended, timeout=30, new_mark=Marks("far").new)
 
 
 async def test_from_afar_a_late_command_is_ended_from_inside(lab: DockerHarness, docker: DockerProvider) -> None:
