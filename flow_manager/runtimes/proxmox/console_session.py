@@ -18,8 +18,8 @@ from flow_manager.runtimes.proxmox.console import Line
 
 log = logging.getLogger(__name__)
 
-# A new shell takes some 0.1 s until it asks for a line; one that is joined says nothing at all.
-PROMPT_SECONDS, QUIET_SECONDS = 1.5, 0.1
+# A new shell takes some 0.1 s until it asks for a line, on a busy node seconds; one that is joined may say nothing at all.
+PROMPT_SECONDS, QUIET_SECONDS = 3.0, 0.15
 # What is typed is answered at once, unless the machine is very busy or something else reads it.
 ANSWER_SECONDS = 6.0
 # What watches inside looks once a second; then it hangs up, waits half a second, and kills.
@@ -129,7 +129,10 @@ class Session:
         return " ".join(text.split())[-SHOWN:]
 
     async def _prompt(self) -> bool:
-        """Wait until it is quiet. What is typed while a shell starts may be lost. True: it asked for the cursor's place."""
+        """Wait for a prompt. True: it asked for the cursor's place.
+
+        What is typed before that may be lost: dtach clears the screen, and lxc-attach flushes the terminal after that.
+        """
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + PROMPT_SECONDS, PROMPT_SECONDS
         while (left := deadline - loop.time()) > 0:
@@ -138,7 +141,7 @@ class Session:
                     await self.more()
             except TimeoutError:
                 break
-            pause = QUIET_SECONDS
+            pause = QUIET_SECONDS if self.screen() else PROMPT_SECONDS
         return CURSOR_QUESTION in self._seen
 
     async def _passing(self, seconds: float) -> None:

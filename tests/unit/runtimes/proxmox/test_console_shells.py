@@ -239,6 +239,19 @@ async def test_a_shell_that_is_not_there_is_over(tmp_path: Path) -> None:
     assert "no shell" in str(over.value)
 
 
+async def test_nothing_is_typed_before_there_is_a_prompt(tmp_path: Path) -> None:
+    """dtach clears the screen at once; lxc-attach takes its time, and then throws away what was typed."""
+    starting = "stty -icanon min 0 time 0; printf '\\033[H\\033[J'; sleep 0.8; cat >/dev/null; stty sane; PS1='root# ' exec /bin/sh"
+    terminal = Terminal()
+    await terminal.open(["/bin/sh", "-c", starting], {"PATH": "/usr/bin:/bin"}, tmp_path)
+    line = PtyLine(terminal, "/bin/sh")
+    session = Session(line)  # type: ignore[arg-type]
+    await session.enter(80, 24)
+    assert line.typed.count(b"/bin/sh -c") == 1 and script.INTERRUPT not in line.typed
+    assert await execute(session, "echo", "in") == (0, b"in\n", b"")
+    await line.close()
+
+
 async def begin(session: Session, *argv: str) -> str:
     mark = secrets.token_hex(8)
     await session.give(script.terminal(session.nonce, mark, argv, {"TERM": "xterm"}, None))
