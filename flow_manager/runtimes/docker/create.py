@@ -33,8 +33,10 @@ CLOSE_SECONDS = 1.0
 Body = Callable[[str | None, str], dict[str, Any]]
 
 GIVEN_UP_REMEMBERED = 1000
-# Five seconds in all.
-THAW_LOOKS = 10
+# Twenty seconds in all: a loaded engine reserves the name long before it lists the container.
+THAW_LOOKS = 40
+# Two seconds.
+LOOKS_FOR_NOTHING = 4
 
 
 class Creator:
@@ -153,9 +155,9 @@ class Creator:
                 return None  # the engine said no: it made nothing
         else:
             return await self._remove(str(answer.data["Id"]))
-        # No answer: whether it was made can only be seen. Twice nothing, a while apart, is taken for nothing.
+        # No answer: whether it was made can only be seen. Nothing, several times over, is taken for nothing.
         nothing = 0
-        while nothing < 2:
+        while nothing < LOOKS_FOR_NOTHING:
             try:
                 found = await self._containers.entries({LABEL_ATTEMPT: attempt})
                 for entry in found:
