@@ -19,17 +19,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.rows import Row, median, percentile, row
-from flow_manager.activity.log import UserActivityLogger
-from flow_manager.activity.redact import Masker
-from flow_manager.activity.stream import ActivityStream
-from flow_manager.channel.handler import SocketCommunicationHandler
-from flow_manager.containers.code import CodeStore
-from flow_manager.containers.conversation import Conversation
-from flow_manager.containers.core import Core
 from flow_manager.containers.entry import packed
 from flow_manager.containers.manager import ContainerManager
-from flow_manager.containers.policy import Policy
-from flow_manager.containers.table import FlowTable
 from flow_manager.contract import requests
 from flow_manager.contract.models import ContainerConfig
 from flow_manager.contract.principal import LOCAL
@@ -37,12 +28,12 @@ from flow_manager.idle.leases import Leases
 from flow_manager.idle.readiness import Prober
 from flow_manager.idle.registry import IdleRegistry
 from flow_manager.idle.wheel import NEVER, Wheel
-from flow_manager.observability.system_log import SystemLogger
 from flow_manager.runtimes.base import FlowSpec
 from flow_manager.runtimes.memory import MemoryRuntime
 from flow_manager.settings.models import Settings
 from flow_manager.store.base import FlowRecord
 from flow_manager.store.sql import SqlStore
+from flow_manager.testing.core import open_core
 from flow_manager.util.clock import SystemClock
 from flow_manager.util.ids import new_flow_id
 
@@ -57,53 +48,28 @@ async def manager_with(flows: int, *, awake: bool) -> AsyncIterator[tuple[Contai
     with tempfile.TemporaryDirectory(prefix="fm-") as folder:
         root = Path(folder)
         settings = Settings(state_dir=root / "state", sockets_dir=root / "s")
-        settings.state_dir.mkdir()
-        clock, masker, log = SystemClock(), Masker(), SystemLogger(level="ERROR")
-        store = SqlStore(settings.state_dir / "db")
-        await store.open()
-        stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
-        await stream.open()
         runtime = MemoryRuntime(instance="bench")
         await runtime.open()
-        conversation = Conversation()
-        channel = SocketCommunicationHandler(settings.sockets_dir, settings.channel, conversation, clock)
-        await channel.open()
-        core = Core(
-            settings=settings,
-            runtimes={"memory": runtime},
-            default_runtime="memory",
-            store=store.flows,
-            channel=channel,
-            activity=UserActivityLogger(stream, clock),
-            masker=masker,
-            log=log,
-            clock=clock,
-            policy=Policy(settings.policy, instance="bench", private=()),
-            code=CodeStore(settings.state_dir / "code"),
-            table=FlowTable("memory"),
-        )
-        conversation.attach(core)
-        await _fill(store, runtime, flows, awake=awake)
-        manager, registry = ContainerManager(core), IdleRegistry(core, prober=Prober(clock))
-        await registry.open()
-        gc.collect()
-        before = psutil.Process().memory_info().rss
-        await manager.open()
-        if awake:
-            while not all(watcher.state == "ready" for watcher in registry.watchers()):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-        gc.collect()
-        grown = psutil.Process().memory_info().rss - before
-        try:
-            yield manager, registry, grown
-        finally:
-            manager.refuse_new()
-            await registry.close()
-            await manager.close(1.0)
-            await channel.close()
-            await runtime.close()
-            await stream.close()
-            await store.close()
+        async with open_core(settings, runtime, instance="bench") as opened:
+            await _fill(opened.store, runtime, flows, awake=awake)
+            manager = ContainerManager(opened.core)
+            registry = IdleRegistry(opened.core, prober=Prober(opened.core.clock))
+            await registry.open()
+            gc.collect()
+            before = psutil.Process().memory_info().rss
+            await manager.open()
+            if awake:
+                while not all(watcher.state == "ready" for watcher in registry.watchers()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            gc.collect()
+            grown = psutil.Process().memory_info().rss - before
+            try:
+                yield manager, registry, grown
+            finally:
+                manager.refuse_new()
+                await registry.close()
+                await manager.close(1.0)
+                await runtime.close()
 
 
 async def _fill(store: SqlStore, runtime: MemoryRuntime, flows: int, *, awake: bool) -> None:

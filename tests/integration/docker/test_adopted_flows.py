@@ -7,31 +7,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flow_manager.activity.log import UserActivityLogger
-from flow_manager.activity.redact import Masker
 from flow_manager.activity.stream import ActivityStream
-from flow_manager.channel.handler import SocketCommunicationHandler
-from flow_manager.containers.code import CodeStore
-from flow_manager.containers.conversation import Conversation
-from flow_manager.containers.core import Core
 from flow_manager.containers.manager import ContainerManager
-from flow_manager.containers.policy import Policy
-from flow_manager.containers.table import FlowTable
 from flow_manager.contract import requests
 from flow_manager.contract.models import ContainerStatus
 from flow_manager.contract.principal import LOCAL
 from flow_manager.idle.readiness import Prober
 from flow_manager.idle.registry import IdleRegistry
-from flow_manager.observability.system_log import SystemLogger
 from flow_manager.settings.models import Settings
-from flow_manager.store.sql import SqlStore
-from flow_manager.util.clock import SystemClock
+from flow_manager.testing.core import open_core
 from flow_manager.util.ids import new_flow_id
 from tests.contract.harness import until
 from tests.contract.harness_docker import FOR_EVER, DockerHarness
@@ -83,41 +73,17 @@ async def opens(lab: DockerHarness, provider: Callable[..., Any]) -> AsyncIterat
         settings = Settings.model_validate(
             {"state_dir": folder / "state", "sockets_dir": folder / "s", "flows": flows, "runtime": lab.name}
         )
-        settings.state_dir.mkdir(exist_ok=True)
-        clock, masker, log = SystemClock(), Masker(), SystemLogger(level="ERROR")
-        async with AsyncExitStack() as stack:
-            store = SqlStore(settings.state_dir / "db")
-            await store.open()
-            stack.push_async_callback(store.close)
-            stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
-            await stream.open()
-            stack.push_async_callback(stream.close)
-            conversation = Conversation()
-            channel = SocketCommunicationHandler(settings.sockets_dir, settings.channel, conversation, clock)
-            await channel.open()
-            stack.push_async_callback(channel.close)
-            core = Core(
-                settings=settings,
-                runtimes={lab.name: await provider(lab, adopt=True, flows=settings.flows)},
-                default_runtime=lab.name,
-                store=store.flows,
-                channel=channel,
-                activity=UserActivityLogger(stream, clock),
-                masker=masker,
-                log=log,
-                clock=clock,
-                policy=Policy(settings.policy, instance=lab.instance, private=()),
-                code=CodeStore(settings.state_dir / "code"),
-                table=FlowTable("docker"),
-            )
-            conversation.attach(core)
-            registry = IdleRegistry(core, prober=Prober(clock))
+        runtime = await provider(lab, adopt=True, flows=settings.flows)
+        async with open_core(settings, runtime, instance=lab.instance) as opened:
+            manager = ContainerManager(opened.core)
+            registry = IdleRegistry(opened.core, prober=Prober(opened.core.clock))
             await registry.open()
-            stack.push_async_callback(registry.close)
-            manager = ContainerManager(core)
             await manager.open()
-            stack.push_async_callback(manager.close, 1.0)
-            yield House(lab, manager, registry, stream)
+            try:
+                yield House(lab, manager, registry, opened.stream)
+            finally:
+                await manager.close(1.0)
+                await registry.close()
 
     yield open_house
     shutil.rmtree(folder)

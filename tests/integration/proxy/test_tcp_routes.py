@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,20 @@ from typing import Any
 import pytest
 
 from flow_manager.activity.log import UserActivityLogger
-from flow_manager.activity.redact import Masker
 from flow_manager.activity.stream import ActivityStream
-from flow_manager.channel.handler import SocketCommunicationHandler
-from flow_manager.containers.code import CodeStore
-from flow_manager.containers.conversation import Conversation
-from flow_manager.containers.core import Core
 from flow_manager.containers.manager import ContainerManager
-from flow_manager.containers.policy import Policy
-from flow_manager.containers.table import FlowTable
 from flow_manager.contract.principal import LOCAL
 from flow_manager.contract.requests import CreateContainer, DeleteContainer, StopContainer
 from flow_manager.idle.readiness import Prober
 from flow_manager.idle.registry import IdleRegistry
 from flow_manager.idle.watcher import Watcher
-from flow_manager.observability.system_log import SystemLogger
 from flow_manager.proxy.tcp import TcpRoutes
 from flow_manager.runtimes.base import Runtime
 from flow_manager.runtimes.docker.provider import DockerProvider
 from flow_manager.runtimes.process.provider import ProcessProvider
 from flow_manager.settings.models import LimitSettings, RuntimeSettings, Settings
-from flow_manager.store.sql import SqlStore
 from flow_manager.testing import MemoryRuntime, eventually
-from flow_manager.util.clock import SystemClock
+from flow_manager.testing.core import open_core
 from flow_manager.util.ids import new_flow_id
 
 # A program that takes a while before it listens, as real ones do.
@@ -100,52 +91,26 @@ def root() -> Iterator[Path]:
 async def opened(root: Path, runtime: Runtime, port: int, *, instance: str = "i") -> AsyncIterator[House]:
     route = {"listen": "127.0.0.1:0", "container": "db", "port": port}
     settings = Settings.model_validate({"state_dir": root / "state", "sockets_dir": root / "s", "tcp_routes": [route]})
-    settings.state_dir.mkdir(exist_ok=True)
-    clock, masker, log = SystemClock(), Masker(), SystemLogger(level="ERROR")
-    async with AsyncExitStack() as stack:
-        store = SqlStore(settings.state_dir / "db")
-        await store.open()
-        stack.push_async_callback(store.close)
-        stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
-        await stream.open()
-        stack.push_async_callback(stream.close)
-        await runtime.open()
-        stack.push_async_callback(runtime.close)
-        conversation = Conversation()
-        channel = SocketCommunicationHandler(settings.sockets_dir, settings.channel, conversation, clock)
-        await channel.open()
-        stack.push_async_callback(channel.close)
-        core = Core(
-            settings=settings,
-            runtimes={runtime.name: runtime},
-            default_runtime=runtime.name,
-            store=store.flows,
-            channel=channel,
-            activity=UserActivityLogger(stream, clock),
-            masker=masker,
-            log=log,
-            clock=clock,
-            policy=Policy(settings.policy, instance=instance, private=()),
-            code=CodeStore(settings.state_dir / "code"),
-            table=FlowTable(runtime.kind),
-        )
-        conversation.attach(core)
-        manager = ContainerManager(core)
-        registry = IdleRegistry(core, prober=Prober(clock))
-        await registry.open()
-        await manager.open()
-        stack.push_async_callback(manager.close, 2.0)
-        stack.push_async_callback(registry.close)
-        routes = TcpRoutes(settings, registry, log)
-        await routes.open()
-        stack.push_async_callback(routes.close)
-        house = House(manager, registry, routes, stream, core.activity)
-        try:
-            yield house
-        finally:
-            await routes.close()
-            for watcher in registry.watchers():
-                await manager.delete_container(LOCAL, DeleteContainer(container_id=watcher.id, force=True))
+    await runtime.open()
+    try:
+        async with open_core(settings, runtime, instance=instance) as base:
+            core = base.core
+            manager = ContainerManager(core)
+            registry = IdleRegistry(core, prober=Prober(core.clock))
+            await registry.open()
+            await manager.open()
+            routes = TcpRoutes(settings, registry, core.log)
+            try:
+                await routes.open()
+                yield House(manager, registry, routes, base.stream, core.activity)
+            finally:
+                await routes.close()
+                for watcher in registry.watchers():
+                    await manager.delete_container(LOCAL, DeleteContainer(container_id=watcher.id, force=True))
+                await registry.close()
+                await manager.close(2.0)
+    finally:
+        await runtime.close()
 
 
 @pytest.fixture

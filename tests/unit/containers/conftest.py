@@ -12,22 +12,14 @@ from typing import Any
 
 import pytest
 
-from flow_manager.activity.log import UserActivityLogger
-from flow_manager.activity.redact import Masker
 from flow_manager.activity.stream import ActivityStream
-from flow_manager.channel.handler import SocketCommunicationHandler
-from flow_manager.containers.code import CodeStore
-from flow_manager.containers.conversation import Conversation
 from flow_manager.containers.core import Core
 from flow_manager.containers.manager import ContainerManager
-from flow_manager.containers.policy import Policy
-from flow_manager.containers.table import FlowTable
 from flow_manager.contract.models import ContainerStatus
-from flow_manager.observability.system_log import SystemLogger
 from flow_manager.settings.models import Settings
 from flow_manager.store.sql import SqlStore
 from flow_manager.testing import Faults, MemoryEngine, MemoryRuntime, eventually
-from flow_manager.util.clock import SystemClock
+from flow_manager.testing.core import open_core
 
 
 @dataclass
@@ -80,45 +72,19 @@ class Builder:
                 **changes,
             }
         )
-        settings.state_dir.mkdir(exist_ok=True)
-        clock, masker, log = SystemClock(), Masker(), SystemLogger(level="ERROR")
-        store = SqlStore(settings.state_dir / "db")
-        await store.open()
-        stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
-        await stream.open()
         faults = Faults()
         runtime = MemoryRuntime(instance="i", faults=faults, engine=self.engine, call_timeout=1.0, flows=settings.flows)
         await runtime.open()
-        conversation = Conversation()
-        channel = SocketCommunicationHandler(settings.sockets_dir, settings.channel, conversation, clock)
-        await channel.open()
-        core = Core(
-            settings=settings,
-            runtimes={"memory": runtime},
-            default_runtime="memory",
-            store=store.flows,
-            channel=channel,
-            activity=UserActivityLogger(stream, clock),
-            masker=masker,
-            log=log,
-            clock=clock,
-            policy=Policy(settings.policy, instance="i", private=()),
-            code=CodeStore(settings.state_dir / "code"),
-            table=FlowTable("memory"),
-        )
-        conversation.attach(core)
-        manager = ContainerManager(core)
-        statuses: list[ContainerStatus] = []
-        manager.on_status(lambda _tenant, status: statuses.append(status))
-        await manager.open()
-        try:
-            yield House(self.root, manager, core, runtime, faults, store, stream, statuses)
-        finally:
-            await manager.close(1.0)
-            await channel.close()
-            await runtime.close()
-            await stream.close()
-            await store.close()
+        async with open_core(settings, runtime) as opened:
+            manager = ContainerManager(opened.core)
+            statuses: list[ContainerStatus] = []
+            manager.on_status(lambda _tenant, status: statuses.append(status))
+            await manager.open()
+            try:
+                yield House(self.root, manager, opened.core, runtime, faults, opened.store, opened.stream, statuses)
+            finally:
+                await manager.close(1.0)
+                await runtime.close()
 
 
 @pytest.fixture

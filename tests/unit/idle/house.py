@@ -11,16 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flow_manager.activity.log import UserActivityLogger
-from flow_manager.activity.redact import Masker
 from flow_manager.activity.stream import ActivityStream
-from flow_manager.channel.handler import SocketCommunicationHandler
-from flow_manager.containers.code import CodeStore
-from flow_manager.containers.conversation import Conversation
 from flow_manager.containers.core import Core
 from flow_manager.containers.manager import ContainerManager
-from flow_manager.containers.policy import Policy
-from flow_manager.containers.table import FlowTable
 from flow_manager.contract import requests
 from flow_manager.contract.models import ContainerStatus
 from flow_manager.contract.principal import LOCAL
@@ -28,10 +21,10 @@ from flow_manager.idle.readiness_target import NotReady, ProbeTarget
 from flow_manager.idle.registry import IdleRegistry
 from flow_manager.idle.upstream import Candidate
 from flow_manager.idle.watcher import Watcher
-from flow_manager.observability.system_log import SystemLogger
 from flow_manager.settings.models import Settings
 from flow_manager.store.sql import SqlStore
 from flow_manager.testing import FakeClock, Faults, MemoryEngine, MemoryRuntime, eventually
+from flow_manager.testing.core import open_core
 
 UPSTREAM = Candidate("127.0.0.1", 8000)
 
@@ -209,12 +202,7 @@ class IdleBuilder:
         settings = Settings.model_validate(
             {"state_dir": self.root / "state", "sockets_dir": self.root / "s", **changes}
         )
-        settings.state_dir.mkdir(exist_ok=True)
-        clock, masker, log = self.clock, Masker(), SystemLogger(level="ERROR")
-        store = SqlStore(settings.state_dir / "db")
-        await store.open()
-        stream = ActivityStream(store.activity, settings.activity, clock, masker=masker, log=log)
-        await stream.open()
+        clock = self.clock
         faults, counted = Faults(), {}
         known = {
             name: CountingRuntime(
@@ -230,53 +218,34 @@ class IdleBuilder:
         }
         for runtime in known.values():
             await runtime.open()
-        conversation = Conversation()
-        channel = SocketCommunicationHandler(settings.sockets_dir, settings.channel, conversation, clock)
-        await channel.open()
-        core = Core(
-            settings=settings,
-            runtimes=known,
-            default_runtime=runtimes[0],
-            store=store.flows,
-            channel=channel,
-            activity=UserActivityLogger(stream, clock),
-            masker=masker,
-            log=log,
-            clock=clock,
-            policy=Policy(settings.policy, instance="i", private=()),
-            code=CodeStore(settings.state_dir / "code"),
-            table=FlowTable("memory"),
-        )
-        conversation.attach(core)
-        manager, prober, timer = ContainerManager(core), FakeProber(), FakeTimer(clock)
-        registry = IdleRegistry(core, prober=prober, call_later=timer)
-        statuses: list[ContainerStatus] = []
-        manager.on_status(lambda _tenant, status: statuses.append(status))
-        await registry.open()
-        await manager.open()
-        first = known[runtimes[0]]
-        try:
-            yield IdleHouse(
-                self.root,
-                clock,
-                core,
-                manager,
-                registry,
-                prober,
-                first,
-                faults,
-                store,
-                stream,
-                timer,
-                statuses,
-                counted,
-            )
-        finally:
-            manager.refuse_new()
-            await registry.close()
-            await manager.close(1.0)
-            await channel.close()
-            for runtime in known.values():
-                await runtime.close()
-            await stream.close()
-            await store.close()
+        async with open_core(settings, *known.values(), clock=clock) as opened:
+            core = opened.core
+            manager, prober, timer = ContainerManager(core), FakeProber(), FakeTimer(clock)
+            registry = IdleRegistry(core, prober=prober, call_later=timer)
+            statuses: list[ContainerStatus] = []
+            manager.on_status(lambda _tenant, status: statuses.append(status))
+            await registry.open()
+            await manager.open()
+            first = known[runtimes[0]]
+            try:
+                yield IdleHouse(
+                    self.root,
+                    clock,
+                    core,
+                    manager,
+                    registry,
+                    prober,
+                    first,
+                    faults,
+                    opened.store,
+                    opened.stream,
+                    timer,
+                    statuses,
+                    counted,
+                )
+            finally:
+                manager.refuse_new()
+                await registry.close()
+                await manager.close(1.0)
+                for runtime in known.values():
+                    await runtime.close()
