@@ -261,7 +261,9 @@ async def begin(session: Session, *argv: str) -> str:
 
 async def test_a_terminals_program_has_the_terminal_and_its_code_comes_at_its_end(console: Console) -> None:
     async with console.session() as session:
-        await begin(session, "sh", "-c", "read -r a; stty size; exit $a")
+        # dtach tells the size by a signal, which keys may overtake.
+        told = "until [ \"$(stty size)\" = '33 99' ]; do sleep 0.1; done; read -r a; stty size; exit $a"
+        await begin(session, "sh", "-c", told)
         await session.line.resize(99, 33)
         await session.line.type(b"5\n")
         last = await session.said("end", within=PATIENCE)
