@@ -1,7 +1,9 @@
 """A flow's code: copied into `<state_dir>/code/<id>/`, where it is mounted at `/flow`. Staged first, then renamed.
 
-Beside it, out of the flow's sight: `.<id>.new-*` what is being staged, `.<id>.undo` what an update that isn't over yet has
-replaced, `.<id>.old` what the last update has replaced, kept for one rollback.
+Beside it, out of the flow's sight: `.<id>.new-*` what is being staged or thrown away, `.<id>.undo` what an update that isn't
+over yet has replaced, `.<id>.old` what the last update has replaced, kept for one rollback; while that is under way `.<id>.back`
+and `.<id>.undo-back` are in their places. A manager may be killed between any two calls here, and within the removal of a
+folder: so a name is taken from a folder before it is removed, and no name but `.new-*` ever means half of one.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class CodeStore:
 
     def unfinished(self, flow_id: str) -> bool:
         """An update has replaced the code, and was neither confirmed nor undone."""
-        return self._undo(flow_id).is_dir()
+        return any(self._undo(flow_id, back=back).is_dir() for back in (False, True))
 
     async def put(self, flow_id: str, source: Path) -> Path:
         """Stage it and take it as the code of a flow that has none; the flow's folder. :raises: what `stage` raises."""
@@ -57,7 +59,7 @@ class CodeStore:
 
         :raises InvalidRequest: there is none.
         """
-        staged = self._new(flow_id)
+        staged = self._back(flow_id)
         try:
             await _finished(lambda: self._old(flow_id).rename(staged))
         except FileNotFoundError:
@@ -74,8 +76,8 @@ class CodeStore:
         """Take what was staged as the flow's code. To be ended by `confirm` or `undo`; the flow must not run meanwhile."""
 
         def work() -> None:
-            current, undo = self.folder(flow_id), self._undo(flow_id)
-            shutil.rmtree(undo, ignore_errors=True)
+            current, undo = self.folder(flow_id), self._undo(flow_id, back=staged == self._back(flow_id))
+            self._remove(flow_id, undo)
             if current.exists():
                 current.rename(undo)
             staged.rename(current)
@@ -86,24 +88,29 @@ class CodeStore:
         """The new code stays; what it replaced is kept for one rollback."""
 
         def work() -> None:
-            if self._undo(flow_id).exists():
-                shutil.rmtree(self._old(flow_id), ignore_errors=True)
-                self._undo(flow_id).rename(self._old(flow_id))
+            for back in (False, True):
+                if self._undo(flow_id, back=back).exists():
+                    self._remove(flow_id, self._old(flow_id))
+                    self._undo(flow_id, back=back).rename(self._old(flow_id))
 
         await _finished(work)
 
-    async def undo(self, flow_id: str, *, keep: bool = False) -> None:
-        """Put back what the swap replaced. `keep`: what was swapped in is kept for a later rollback, not thrown away."""
+    async def undo(self, flow_id: str) -> None:
+        """Put back what the swap replaced. What a rollback had swapped in is kept for a later one, all else thrown away."""
 
         def work() -> None:
-            current = self.folder(flow_id)
-            if current.exists():
-                away = self._old(flow_id) if keep else self._new(flow_id)
-                current.rename(away)
-                if not keep:
-                    shutil.rmtree(away, ignore_errors=True)
-            if self._undo(flow_id).exists():
-                self._undo(flow_id).rename(current)
+            current, undo, undo_back = (
+                self.folder(flow_id),
+                self._undo(flow_id, back=False),
+                self._undo(flow_id, back=True),
+            )
+            back = undo_back.exists()
+            if back and current.exists() and not self._back(flow_id).exists():
+                current.rename(self._old(flow_id))
+            elif not back:
+                self._remove(flow_id, current)
+            if (replaced := undo_back if back else undo).exists():
+                replaced.rename(current)
 
         await _finished(work)
 
@@ -118,16 +125,29 @@ class CodeStore:
         await asyncio.to_thread(work)
 
     async def sweep(self) -> None:
-        """Remove what was being staged when a manager ended."""
+        """When a manager has ended: remove what was being staged, and keep what it was about to go back to."""
 
         def work() -> None:
             for staged in self._root.glob(".*.new-*"):
                 shutil.rmtree(staged, ignore_errors=True)
+            for back in self._root.glob(".*.back"):
+                back.rename(back.with_suffix(".old"))
 
         await asyncio.to_thread(work)
 
-    def _undo(self, flow_id: str) -> Path:
-        return self._root / f".{flow_id}.undo"
+    def _remove(self, flow_id: str, folder: Path) -> None:
+        """Its name is free at once, also for whoever comes after a kill in the middle."""
+        if folder.exists():
+            away = self._new(flow_id)
+            folder.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
+
+    def _undo(self, flow_id: str, *, back: bool) -> Path:
+        """`back`: of a rollback."""
+        return self._root / f".{flow_id}.undo{'-back' if back else ''}"
+
+    def _back(self, flow_id: str) -> Path:
+        return self._root / f".{flow_id}.back"
 
     def _old(self, flow_id: str) -> Path:
         return self._root / f".{flow_id}.old"

@@ -223,7 +223,7 @@ async def _take_back(core: Core, entry: FlowEntry, change: Change) -> None:
     if change.swapped:
         if entry.running:
             await stop_now(core, entry, signal=None, timeout=None)
-        await core.code.undo(entry.id, keep=change.rollback)
+        await core.code.undo(entry.id)
         if change.before is not None:
             await _make_anew(core, entry, change.before)
     await core.record(entry, phase="created")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -194,3 +195,93 @@ async def test_a_header_that_wants_all_memory_is_refused(store: CodeStore, tmp_p
     (tmp_path / "code.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     with pytest.raises(InvalidRequest, match="can't be read"):
         await store.put("aaaaaaaaaaaa", tmp_path / "code.tar")
+
+
+class Killed(BaseException):
+    """The manager is gone: not an exception that anything handles."""
+
+
+class Blade:
+    """Lets so many changes of the file system happen, and of the removal that comes next the first half."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, changes: int) -> None:
+        self.left = changes
+        self._rename, self._rmtree = Path.rename, shutil.rmtree
+        monkeypatch.setattr(Path, "rename", lambda path, target: self.rename(path, target))
+        monkeypatch.setattr(shutil, "rmtree", self.rmtree)
+
+    def rename(self, path: Path, target: Path) -> Path:
+        self._count()
+        return self._rename(path, target)
+
+    def rmtree(self, path: Path, **_: object) -> None:
+        try:
+            self._count()
+        except Killed:
+            for child in list(path.glob("*"))[:1]:
+                child.unlink()
+            raise
+        self._rmtree(path)
+
+    def _count(self) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+
+def version(folder: Path) -> str | None:
+    """Which code that is; all of it."""
+    if not folder.exists():
+        return None
+    found = sorted(child.read_text() for child in folder.iterdir())
+    assert len(found) == 2 and found[0] == found[1], f"half of {found}"
+    return found[0]
+
+
+def of_version(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("changes", range(8))
+@pytest.mark.parametrize("what", ["update", "update that fails", "rollback", "rollback that fails"])
+async def test_a_kill_between_any_two_steps_leaves_whole_code_and_a_whole_way_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, changes: int
+) -> None:
+    id, root = "aaaaaaaaaaaa", tmp_path / "code"
+    before = CodeStore(root)
+    await before.put(id, of_version(tmp_path / "1", "one"))
+    await before.swap(id, await before.stage(id, of_version(tmp_path / "2", "two")))
+    await before.confirm(id)
+    with monkeypatch.context() as patched:
+        blade = Blade(patched, changes)
+        over = False
+        try:
+            if what.startswith("rollback"):
+                staged = await before.stage_old(id)
+            else:
+                staged = await before.stage(id, of_version(tmp_path / "3", "three"))
+            await before.swap(id, staged)
+            await (before.undo(id) if what.endswith("fails") else before.confirm(id))
+            over = True
+        except Killed:
+            assert blade.left == 0
+
+    after = CodeStore(root)
+    await after.sweep()
+    if after.unfinished(id):
+        await after.undo(id)
+    assert [path.name for path in root.iterdir() if path.name not in (id, f".{id}.old")] == []
+    now, old = version(after.folder(id)), version(root / f".{id}.old")
+    if over:
+        done = {"update": ("three", "two"), "rollback": ("one", "two")}
+        assert (now, old) == done.get(what, ("two", "one"))
+    elif what == "rollback":
+        assert (now, old) == ("two", "one") or (now, old) == ("one", "two")
+    elif what == "rollback that fails":
+        assert (now, old) == ("two", "one")
+    else:
+        # What the update before had kept is gone only once this one was seen to work.
+        assert (now, old) in {("two", "one"), ("two", None), ("three", "two")}
