@@ -23,7 +23,7 @@ from flow_manager.contract.inside import UpdateContainer
 from flow_manager.contract.models import ContainerInfo
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import ChangeContainer
-from flow_manager.errors import ContainerStopped, FlowManagerError, ShuttingDown, Unsupported
+from flow_manager.errors import ContainerNotFound, ContainerStopped, FlowManagerError, ShuttingDown, Unsupported
 from flow_manager.runtimes.base import FlowSpec
 
 UPDATING = "updating"
@@ -223,9 +223,10 @@ async def _take_back(core: Core, entry: FlowEntry, change: Change) -> None:
     if change.swapped:
         if entry.running:
             await stop_now(core, entry, signal=None, timeout=None)
-        await core.code.undo(entry.id)
         if change.before is not None:
+            # First: as long as the folder is there, a manager that starts again knows that this is to be done.
             await _make_anew(core, entry, change.before)
+        await core.code.undo(entry.id)
     await core.record(entry, phase="created")
     if change.ran and not entry.running and entry.record.desired == "running":
         await start_now(core, entry)
@@ -281,10 +282,17 @@ async def recover_update(core: Core, entry: FlowEntry) -> None:
     mounted = entry.config.code_path is not None
     anew = not mounted and core.code.folder(entry.id).exists()
     if swapped or anew:
-        await entry.runtime.stop(entry.id)
-        await core.code.undo(entry.id)
+        try:
+            await entry.runtime.stop(entry.id)
+        except ContainerNotFound:
+            # Killed between the removal of one container and the making of the next: that is made now.
+            if not anew:
+                raise
     if anew:
+        # Before the folder goes, which tells that this is still to be done.
         await _make_anew(core, entry, spec_of(core, entry, code=False))
+    if swapped or anew:
+        await core.code.undo(entry.id)
     await core.record(entry, phase="created")
     if entry.record.desired == "running" and entry.config.idle is None:
         await start_now(core, entry)  # one with a policy wakes on demand

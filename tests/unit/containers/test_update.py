@@ -219,8 +219,10 @@ async def test_a_runtime_that_can_t_says_so(house, sources: Path) -> None:
     assert refused.value.details["capability"] == "put_code"
 
 
-@pytest.mark.parametrize("code", [True, False])
-async def test_a_manager_that_died_in_the_middle_takes_it_back_at_its_next_start(builder, code: bool) -> None:
+@pytest.mark.parametrize(("code", "gone"), [(True, False), (False, False), (False, True)])
+async def test_a_manager_that_died_in_the_middle_takes_it_back_at_its_next_start(
+    builder, code: bool, gone: bool
+) -> None:
     root = builder.root / "src"
     for name in ("one", "two"):
         (root / name).mkdir()
@@ -240,6 +242,8 @@ async def test_a_manager_that_died_in_the_middle_takes_it_back_at_its_next_start
         await house.runtime.stop(info.id)
         await house.core.code.swap(info.id, staged)
         (house.root / "state" / "code" / f".{info.id}.new-left").mkdir()
+        if gone:  # the old container is removed, the new one not made yet
+            await house.runtime.remove(info.id, force=True)
     async with builder.open() as house:
         folder = house.core.code.folder(info.id)
         assert folder.exists() == code
