@@ -87,30 +87,41 @@ def fields(model: type[BaseModel]) -> str:
 
 def default_of(item: dict[str, Any]) -> str:
     value = item.get("default", "")
+    if isinstance(value, dict) and "$ref" in item:
+        value = {}  # the defaults of another table, which has them
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value)) or '""'
+
+
+def models_in(kind: Any, found: dict[str, type[BaseModel]]) -> None:
+    """Add every model that a type refers to, itself too, by name."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if kind.__name__ in found:
+            return
+        found[kind.__name__] = kind
+        for field in kind.model_fields.values():
+            models_in(field.annotation, found)
+    for argument in get_args(kind):
+        models_in(argument, found)
 
 
 def wire_models() -> list[type[BaseModel]]:
     """Every model that a request or a reply refers to, by name."""
     found: dict[str, type[BaseModel]] = {}
-
-    def visit(kind: Any) -> None:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            if kind.__name__ in found:
-                return
-            found[kind.__name__] = kind
-            for field in kind.model_fields.values():
-                visit(field.annotation)
-        for argument in get_args(kind):
-            visit(argument)
-
     for event in CLIENT_EVENTS.values():
-        visit(event.reply)
+        models_in(event.reply, found)
         for field in event.request.model_fields.values():
-            visit(field.annotation)
+            models_in(field.annotation, found)
     for sent in SERVER_EVENTS.values():
-        visit(sent.data)
+        models_in(sent.data, found)
     return [found[name] for name in sorted(found)]
+
+
+def settings_models() -> list[type[BaseModel]]:
+    """The tables that settings are lists of, and that the wire doesn't have."""
+    found: dict[str, type[BaseModel]] = {}
+    for _, field in all_settings(Settings):
+        models_in(field.annotation, found)
+    return [found[name] for name in sorted(found.keys() - {model.__name__ for model in wire_models()})]
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -174,10 +185,10 @@ def settings_page() -> str:
             "chosen at start" if field.is_required() else f"`{plain(field.get_default(call_default_factory=True))}`"
         )
         adapter = TypeAdapter(field.annotation)
-        takes = worded(adapter.json_schema(), {}).replace("models.md#tokensettings", "#tokens")
+        takes = worded(adapter.json_schema(), {})
         rows.append((f"`{dotted(path)}`", f"`{variable(path)}`", takes, default, field.description or ""))
-    token = Settings.model_fields["auth"].annotation.model_fields["tokens"].annotation  # type: ignore[union-attr]
-    return page(
+    own = settings_models()
+    text = page(
         [
             "# Settings",
             "Flags win over environment variables, and these over the TOML file (`--config`, `FLOW_MANAGER_CONFIG`). Sections "
@@ -187,11 +198,12 @@ def settings_page() -> str:
             table(["setting", "variable", "takes", "default", "meaning"], rows),
             "`state_dir`: `$XDG_STATE_HOME/flow-manager`, else `~/.local/state/flow-manager`. `sockets_dir`: `./sockets` in a "
             "checkout, else `/run/flow-manager` for root, else `$XDG_RUNTIME_DIR/flow-manager`, else `/tmp/flow-manager-<uid>`.",
-            "## Tokens",
-            "Each of `[[auth.tokens]]`; `flow-manager token create` prints one.",
-            fields(get_args(token)[0]),
+            *(part for model in own for part in (f"## {model.__name__}", first_line_of_own(model), fields(model))),
         ]
     )
+    for model in own:
+        text = text.replace(f"(models.md#{model.__name__.lower()})", f"(#{model.__name__.lower()})")
+    return text
 
 
 def plain(value: Any) -> str:
