@@ -158,8 +158,8 @@ class UserActivityLogger:
 
     def log_terminal_opened(self, flow: FlowRef, actor: str, target: str, **details: Any) -> Stored:
         """Never what is typed or shown in it."""
-        what = "its own terminal" if target == "main" else "a terminal"
-        message = f"{actor} opened {what} in flow {_called(flow)}"
+        what = "the terminal of" if target == "main" else "a terminal in"
+        message = f"{actor} opened {what} flow {_called(flow)}"
         return self._add("terminal_opened", flow, actor, message, {"target": target, **details})
 
     def log_terminal_closed(self, flow: FlowRef, actor: str, exit_code: int | None = None, **details: Any) -> Stored:

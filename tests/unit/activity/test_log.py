@@ -77,7 +77,7 @@ CASES: list[tuple[Call, str, str, str]] = [
     (lambda log: log.log_terminal_opened(FLOW, "alice", "shell"), "terminal_opened", "alice",
      "alice opened a terminal in flow *reports*"),
     (lambda log: log.log_terminal_opened(FLOW, "alice", "main"), "terminal_opened", "alice",
-     "alice opened its own terminal in flow *reports*"),
+     "alice opened the terminal of flow *reports*"),
     (lambda log: log.log_terminal_closed(FLOW, "alice", 130), "terminal_closed", "alice",
      "alice's terminal in flow *reports* ended with exit code 130 (SIGINT)"),
     (lambda log: log.log_operation_failed(FLOW, "alice", "start_container", Conflict("a stop is under way")),
