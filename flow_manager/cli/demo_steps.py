@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import os
 import secrets
 import shutil
 import tempfile
@@ -66,7 +67,7 @@ class Demo:
     async def run(self) -> None:
         """:raises NotSeen: and whatever went wrong in a step; nothing is left behind in either case."""
         # Short: a socket's path has at most 107 bytes, and $TMPDIR may be long.
-        folder = Path(tempfile.mkdtemp(prefix="fm-demo-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix=f"fm-demo-{os.getpid()}-", dir="/tmp"))
         try:
             folder.chmod(0o711)  # a flow that is not root must be able to reach its own folder below
             async with asyncio.timeout(WHOLE):

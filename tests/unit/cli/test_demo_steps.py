@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -40,17 +41,15 @@ async def shown(place: Place) -> tuple[list[str], Demo, Exception | None]:
     ],
 )
 async def test_a_step_that_did_not_happen_is_named_with_the_reason(script: str, step: str, reason: str) -> None:
-    before = set(Path("/tmp").glob("fm-demo-*"))
     steps, demo, error = await shown(Place("process", "local", [sys.executable, "-c", script], "a test"))
     assert isinstance(error, NotSeen)
     assert reason in str(error)
     assert demo.step == step
     assert step not in steps
-    assert set(Path("/tmp").glob("fm-demo-*")) <= before
+    assert list(Path("/tmp").glob(f"fm-demo-{os.getpid()}-*")) == []
 
 
 async def test_every_step_is_seen_and_the_wakes_steps_are_shown() -> None:
-    before = set(Path("/tmp").glob("fm-demo-*"))
     steps: list[str] = []
     wakes: list[str] = []
     await Demo(
@@ -63,7 +62,7 @@ async def test_every_step_is_seen_and_the_wakes_steps_are_shown() -> None:
     assert "starting" in wakes and wakes[-1] == "ready"
     assert steps[-1] == "nothing is left: no flow, no socket, no folder"
     assert "nobody used it, and it has fallen asleep" in steps
-    assert set(Path("/tmp").glob("fm-demo-*")) <= before
+    assert list(Path("/tmp").glob(f"fm-demo-{os.getpid()}-*")) == []
 
 
 async def test_a_flow_that_cannot_be_created_is_the_services_own_refusal() -> None:

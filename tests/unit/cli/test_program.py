@@ -141,19 +141,25 @@ def test_a_setting_that_is_wrong_is_refused_in_words(
 # --- demo -------------------------------------------------------------------------------------------------------------
 
 
-def demo_folders() -> set[str]:
-    return {path.name for path in Path("/tmp").glob("fm-demo-*")}
+def begun(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*PROGRAM, *arguments], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def demo_folders(process: subprocess.Popen[str]) -> list[Path]:
+    return list(Path("/tmp").glob(f"fm-demo-{process.pid}-*"))
 
 
 def test_the_demo_shows_every_step_and_leaves_nothing() -> None:
-    before = demo_folders()
-    done = call("demo")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "runtime process: no Docker engine answers at unix:///nowhere/docker.sock" in done.stdout
-    assert done.stdout.count("✓") == 14
+    process = begun("demo")
+    out, err = process.communicate(timeout=50)
+    assert process.returncode == 0, out + err
+    assert "runtime process: no Docker engine answers at unix:///nowhere/docker.sock" in out
+    assert out.count("✓") == 14
     for entry in ("container_created", "container_started", "actor_event", "container_stopped", "container_deleted"):
-        assert entry in done.stdout
-    assert demo_folders() <= before
+        assert entry in out
+    assert demo_folders(process) == []
 
 
 def test_the_demo_says_why_it_cannot_use_docker() -> None:
@@ -164,10 +170,7 @@ def test_the_demo_says_why_it_cannot_use_docker() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_interrupted_leaves_nothing(number: signal.Signals) -> None:
-    before = demo_folders()
-    process = subprocess.Popen(
-        [*PROGRAM, "demo"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = begun("demo")
     assert process.stdout is not None
     for line in process.stdout:
         if "created" in line:
@@ -178,4 +181,4 @@ def test_a_demo_that_is_interrupted_leaves_nothing(number: signal.Signals) -> No
     assert time.monotonic() - began < 20
     assert process.returncode in (0, 130), err  # it may have been through already
     assert "Traceback" not in err
-    assert demo_folders() <= before
+    assert demo_folders(process) == []
