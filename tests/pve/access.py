@@ -197,8 +197,13 @@ class Access:
         """As GET /access/permissions: path by path, what there is."""
         own = [entry.path for entry in self.entries if entry.who in (who.id, who.user)]
         paths = [path] if path else sorted({*DUMPED, *own})
-        found = {each: dict.fromkeys(sorted(self.privileges(who, each)), 1) for each in paths}
+        found = {each: self._flags(who, each) for each in paths}
         return {each: given for each, given in found.items() if given or path}
+
+    def _flags(self, who: Identity, path: str) -> dict[str, int]:
+        """What there is on a path, and of each whether it goes on to what is below."""
+        below = self.view(who)(f"{path.rstrip('/')}/-")
+        return {privilege: int(privilege in below) for privilege in sorted(self.privileges(who, path))}
 
 
 def _deepest(lists: Mapping[str, tuple[frozenset[str], frozenset[str]]], path: str) -> frozenset[str]:

@@ -47,6 +47,8 @@ class Node:
     name: str
     number: int
     online: bool = True
+    # False: its pvestatd is silent, as after a boot, so that nothing is known of it.
+    reports: bool = True
     # What its peers say of an unreachable one: 595 no connection, 596 no answer.
     unreachable: int = 595
 

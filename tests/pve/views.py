@@ -97,7 +97,7 @@ def resource(cluster: Cluster, container: Container, odd: bool) -> dict[str, Any
     moment = cluster.last_report
     seen = container.seen_at(moment)
     flaps = odd and container.vmid in cluster.flapping
-    if seen is None or not cluster.nodes[container.node].online or flaps:
+    if seen is None or not cluster.nodes[container.node].online or not cluster.nodes[container.node].reports or flaps:
         return told
     told |= {"status": seen["status"], "name": seen["name"], "template": 1 if container.is_template else 0}
     figures = _measures(container, _uptime(container, moment, seen["started_at"]))
@@ -116,12 +116,12 @@ def node_row(cluster: Cluster, node: Node, *, audited: bool) -> dict[str, Any]:
         "node": node.name,
         "type": "node",
         "id": f"node/{node.name}",
-        "status": "online" if node.online else "offline",
+        "status": "offline" if not node.online else "online" if node.reports else "unknown",
         "level": "",
     }
     if node.online:
         told["ssl_fingerprint"] = ":".join(["AB"] * 32)
-    if audited and node.online:
+    if audited and node.online and node.reports:
         told |= {"cpu": 0.05, "maxcpu": CORES, "mem": 4 << 30, "maxmem": NODE_MEMORY}
         told |= {"disk": 7 << 30, "maxdisk": 100 << 30, "uptime": int(cluster.clock() - cluster.began) + 1000}
     return told

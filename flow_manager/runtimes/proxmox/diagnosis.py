@@ -11,7 +11,7 @@ from flow_manager.runtimes.proxmox.client import PveClient
 from flow_manager.runtimes.proxmox.consoles import TOKENS_SINCE
 from flow_manager.runtimes.proxmox.description import TAG, read_description
 from flow_manager.runtimes.proxmox.failure import CallFailed
-from flow_manager.runtimes.proxmox.login import client_of
+from flow_manager.runtimes.proxmox.login import client_of, client_user
 from flow_manager.runtimes.proxmox.nodes import OCI_SINCE, Nodes
 from flow_manager.runtimes.proxmox.resources import Row, row, text
 from flow_manager.settings.models import RuntimeSettings
@@ -94,15 +94,15 @@ async def _rights(client: PveClient, settings: RuntimeSettings, version: tuple[i
     everywhere = await client.get("access/permissions")
     table = everywhere if isinstance(everywhere, Mapping) else {}
     here = await _on(client, "/vms")
-    some = [path for path in table if path.startswith(("/vms", "/pool")) and _has(table[path], NEEDED)]
-    if not _has(here, NEEDED) and not some:
-        lacking = [privilege for privilege in NEEDED if not here.get(privilege)]
+    some = [path for path in table if path.startswith(("/vms/", "/pool/")) and _gives(table[path], path, NEEDED)]
+    if not _gives(here, "/vms", NEEDED) and not some:
+        lacking = [privilege for privilege in NEEDED if not _gives(here, "/vms", [privilege])]
         return [Remark("problem", _lacks(lacking, "/vms"), _grant(lacking, "/vms", settings))]
     remarks = [
         Remark(
             "ok",
             "the login may see, start and stop containers"
-            + ("" if _has(here, NEEDED) else f" on {', '.join(sorted(some))}"),
+            + ("" if _gives(here, "/vms", NEEDED) else f" on {', '.join(sorted(some))}"),
         )
     ]
     bridge, storage = f"/sdn/zones/localnetwork/{settings.bridge}", f"/storage/{settings.storage}"
@@ -110,7 +110,7 @@ async def _rights(client: PveClient, settings: RuntimeSettings, version: tuple[i
     if settings.pool is not None:
         wanted["/vms"], wanted[f"/pool/{settings.pool}"] = (), FOR_NEW
     missing = {
-        path: [one for one in privileges if not (await _on(client, path)).get(one)]
+        path: [one for one in privileges if not _gives(await _on(client, path), path, [one])]
         for path, privileges in wanted.items()
     }
     missing = {path: privileges for path, privileges in missing.items() if privileges}
@@ -130,7 +130,7 @@ async def _rights(client: PveClient, settings: RuntimeSettings, version: tuple[i
             for path, privileges in missing.items()
         ]
     if not client.by_token or version >= TOKENS_SINCE:
-        if not here.get(CONSOLE):
+        if not _gives(here, "/vms", [CONSOLE]):
             remarks.append(
                 Remark("ok", f"without {CONSOLE} on /vms there are no commands and no terminals in containers")
             )
@@ -138,7 +138,7 @@ async def _rights(client: PveClient, settings: RuntimeSettings, version: tuple[i
         remarks.append(
             Remark("ok", "before 9.1 a token gets no commands and no terminals in containers: `user` and `password` do")
         )
-    if not (await _on(client, "/")).get("Sys.Audit"):
+    if "Sys.Audit" not in await _on(client, "/"):
         remarks.append(
             Remark("ok", "without Sys.Audit on / a person's stop of a container can't be told from an end by itself")
         )
@@ -151,8 +151,12 @@ async def _on(client: PveClient, path: str) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {}
 
 
-def _has(given: object, privileges: Sequence[str]) -> bool:
-    return isinstance(given, Mapping) and all(given.get(privilege) for privilege in privileges)
+def _gives(given: object, path: str, privileges: Sequence[str]) -> bool:
+    """The value says whether a privilege holds for what is below the path, too: 0 on one container is enough for that one."""
+    if not isinstance(given, Mapping):
+        return False
+    below = path == "/vms" or path.startswith("/pool/")
+    return all((given.get(privilege) if below else privilege in given) for privilege in privileges)
 
 
 def _lacks(privileges: Sequence[str], path: str) -> str:
@@ -160,11 +164,12 @@ def _lacks(privileges: Sequence[str], path: str) -> str:
 
 
 def _grant(privileges: Sequence[str], path: str, settings: RuntimeSettings) -> str:
-    whom = f"--tokens '{settings.token_id}'" if settings.token_id else f"--users {settings.user}"
-    return (
-        f"on a node: pveum role add FlowManager --privs '{' '.join(privileges)}'; pveum acl modify {path} {whom} "
-        "--roles FlowManager (and the same for the token's user: a token has no more than both)"
-    )
+    user, _, token = (settings.token_id or "").partition("!")
+    # A token has no more than both have: its own list, and its user's.
+    whom = f"--users {user} --tokens '{user}!{token}'" if token else f"--users {client_user(settings)}"
+    # A role of its own for each: one of that name may be there already, with other privileges.
+    role = "FlowManager" if privileges[0] in NEEDED else f"FlowManager-{privileges[0].replace('.', '-')}"
+    return f"on a node: pveum role add {role} --privs '{' '.join(privileges)}'; pveum acl modify {path} {whom} --roles {role}"
 
 
 def unreachable(failed: CallFailed, settings: RuntimeSettings) -> Remark:

@@ -16,7 +16,7 @@ from flow_manager.runtimes.proxmox.errors import Subject, translate, translated
 from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.identity import Judge
 from flow_manager.runtimes.proxmox.known import Known, written
-from flow_manager.runtimes.proxmox.resources import Row, row, text
+from flow_manager.runtimes.proxmox.resources import Row, row, tags_of, text
 from flow_manager.util.clock import Clock
 
 # Reads of configs that are under way at the same time; the server has three workers for them.
@@ -112,8 +112,7 @@ class Inventory:
     def take(self, one: Row, config: dict[str, Any]) -> Known | None:
         """What its config says of it. None when it is nothing to us, or known already."""
         labels = read_description(text(config.get("description")))
-        tags = frozenset(text(config.get("tags")).lower().replace(",", ";").split(";"))
-        identity = self.judge.identity(one.vmid, tags, labels, claimed=self._claims.names(one.vmid))
+        identity = self.judge.identity(one.vmid, tags_of(config), labels, claimed=self._claims.names(one.vmid))
         known = self._by_vmid.get(one.vmid)
         if identity is None or config.get("template") in (1, "1"):
             self._passed_over[one.vmid] = (self._clock.monotonic(), one.tags, True)

@@ -9,9 +9,13 @@ from flow_manager.settings.models import RuntimeSettings
 
 def client_of(settings: RuntimeSettings) -> PveClient:
     """Not opened yet. :raises ValueError: the address is none (settings were checked before)."""
-    user = None
-    if settings.user is not None:
-        user = settings.user if "@" in settings.user else f"{settings.user}@{settings.realm}"
-    login = Login(settings.token_id, settings.secret, user, settings.password)
+    login = Login(settings.token_id, settings.secret, client_user(settings), settings.password)
     verify: bool | str = str(settings.ca_file) if settings.ca_file is not None else settings.verify_tls
     return PveClient(parse_url(settings.url or ""), login, verify=verify, connect=settings.timeout)
+
+
+def client_user(settings: RuntimeSettings) -> str | None:
+    """`flow@pve`, of `flow` and its realm too."""
+    if settings.user is None or "@" in settings.user:
+        return settings.user
+    return f"{settings.user}@{settings.realm}"

@@ -19,10 +19,11 @@ OCI_SINCE = (9, 1)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`free` is memory in bytes, None where the login may not see it."""
+    """`free` is memory in bytes, None where the login may not see it. `seen`: the server has news of it."""
 
     name: str
     online: bool
+    seen: bool = True
     free: int | None = None
 
 
@@ -45,7 +46,9 @@ class Nodes:
         found = [
             Node(
                 name=text(item.get("node")),
-                online=item.get("status") == "online",
+                # `unknown`, as after a boot, is no news: whether it answers shows when it is asked.
+                online=item.get("status") != "offline",
+                seen=item.get("status") == "online",
                 free=_free(item),
             )
             for item in (data if isinstance(data, list) else [])
@@ -94,7 +97,7 @@ class Nodes:
         if not usable:
             raise _offline("no node is online that flows may be made on")
         load = Counter(row.node for row in rows.values())
-        usable.sort(key=lambda node: (-(node.free or 0), load[node.name], node.name))
+        usable.sort(key=lambda node: (not node.seen, -(node.free or 0), load[node.name], node.name))
         return [node.name for node in usable]
 
     def check(self, name: str) -> None:

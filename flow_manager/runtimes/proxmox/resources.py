@@ -10,7 +10,7 @@ from typing import Any, Literal
 from flow_manager.contract.models import ResourceUsage
 
 Status = Literal["running", "stopped", "unknown"]
-_TAGS = re.compile(r"[;, ]+")
+_TAGS = re.compile(r"[;,\s]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def row(data: Any, *, node: str | None = None) -> Row | None:
         node=where,
         status=status if status in ("running", "stopped") else "unknown",  # type: ignore[arg-type]
         name=text(data.get("name")),
-        tags=frozenset(tag for tag in _TAGS.split(text(data.get("tags")).lower()) if tag),
+        tags=tags_of(data),
         template=whole(data.get("template")) == 1,
         lock=text(data.get("lock")) or None,
         uptime=uptime if uptime and uptime > 0 else None,
@@ -61,6 +61,11 @@ def row(data: Any, *, node: str | None = None) -> Row | None:
         or (text(managed.get("state")) if isinstance(managed, Mapping) else "")
         or None,
     )
+
+
+def tags_of(data: Mapping[str, Any]) -> frozenset[str]:
+    """Of a row or a config. A file that was edited by hand parts them as people do."""
+    return frozenset(tag for tag in _TAGS.split(text(data.get("tags")).lower()) if tag)
 
 
 def usage(found: Row) -> ResourceUsage:

@@ -51,7 +51,7 @@ class Tasks:
         deadline, wait = loop.time() + within, FIRST_LOOK
         while True:
             try:
-                found = await self._client.get(f"nodes/{task.node}/tasks/{task.text}/status")
+                found = await self._client.get(f"{task.path}/status")
             except CallFailed as failed:
                 if not failed.passing or loop.time() >= deadline:
                     raise translate(failed, subject) from None
@@ -84,7 +84,7 @@ class Tasks:
         """Its exit status and what its log said last. Best effort: the status alone is enough."""
         try:
             # 0: all of it; a create's log is some dozens of lines.
-            log: Any = await self._client.get(f"nodes/{task.node}/tasks/{task.text}/log", limit=0, within=5.0)
+            log: Any = await self._client.get(f"{task.path}/log", limit=0, within=5.0)
         except CallFailed:
             return status
         lines = [str(line.get("t", "")) for line in log if isinstance(line, Mapping)] if isinstance(log, list) else []

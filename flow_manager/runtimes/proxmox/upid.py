@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 _FIELDS = 9
 
@@ -15,6 +16,11 @@ class Upid:
     type: str
     id: str
     user: str
+
+    @property
+    def path(self) -> str:
+        """As a part of the API's paths: a user's name may hold what means something else there (`#`, `?`, `%`)."""
+        return f"nodes/{self.node}/tasks/{quote(self.text, safe=':@!')}"
 
 
 def parse_upid(text: object) -> Upid:

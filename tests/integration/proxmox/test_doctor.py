@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,17 @@ async def test_no_route_is_named(lab: Lab) -> None:
 async def test_a_missing_right_is_named_with_its_path_and_the_command_that_gives_it(lab: Lab) -> None:
     found = only(await findings(lab.settings({"/vms": ("VM.Audit",)})), "problem")
     assert found.text == "the login lacks VM.PowerMgmt on /vms"
-    assert "pveum acl modify /vms --tokens 'flow@pve!flow'" in found.mend
+    assert "pveum acl modify /vms --users flow@pve --tokens 'flow@pve!flow' --roles FlowManager" in found.mend
+
+
+async def test_rights_on_one_container_without_what_is_below_are_enough_for_that_one(lab: Lab) -> None:
+    vmid = lab.pve.add_container()
+    settings = lab.settings({f"/vms/{vmid}": ("VM.Audit", "VM.PowerMgmt")})
+    access = lab.pve.cluster.access
+    access.entries = [replace(entry, propagate=False) for entry in access.entries]
+    found = await findings(settings)
+    assert {finding.level for finding in found} == {"ok"}
+    assert any(f"on /vms/{vmid}" in finding.text for finding in found)
 
 
 async def test_half_the_rights_to_make_containers_are_a_warning(lab: Lab) -> None:

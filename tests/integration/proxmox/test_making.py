@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flow_manager import errors
+from flow_manager.contract.proxmox import ProxmoxOptions
 from flow_manager.runtimes.base import LABEL_ID, Mount, PortBinding
 from flow_manager.runtimes.proxmox.description import read_description
 from tests.contract.harness import until
@@ -18,6 +19,15 @@ from tests.pve.container import Container
 
 def lines_of(container: Container) -> dict[str, str]:
     return read_description(str(container.config["description"]))
+
+
+async def test_a_node_of_which_nothing_is_known_yet_is_tried(lab: Lab) -> None:
+    for node in lab.pve.cluster.nodes.values():
+        node.reports = False
+    runtime = await lab.open()
+    made = await runtime.create(make_spec(proxmox=ProxmoxOptions(node="pve2", template="debian-12-standard")))
+    assert (await runtime.start(made.id)).state == "running"
+    assert (await runtime.create(make_spec(image="debian-12-standard"))).state == "stopped"
 
 
 async def test_a_template_becomes_a_container_with_what_was_asked_for(lab: Lab) -> None:

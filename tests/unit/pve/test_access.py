@@ -78,7 +78,8 @@ async def test_a_list_that_does_not_propagate_is_for_its_path_alone(api: Api) ->
     for kind, who in (("users", "flat@pve"), ("tokens", "flat@pve!flat")):
         reply = await admin.put("/access/acl", path="/vms", roles="PVEAuditor", propagate=0, **{kind: who})
         assert reply.status == 200
-    assert (await mine.get("/access/permissions", path="/vms")).data["/vms"]["VM.Audit"] == 1
+        # The value says whether it goes on to what is below.
+    assert (await mine.get("/access/permissions", path="/vms")).data["/vms"]["VM.Audit"] == 0
     assert (await mine.get(f"{C}/{vmid}/config")).status == 403
 
 

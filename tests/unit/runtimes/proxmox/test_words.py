@@ -17,7 +17,7 @@ from flow_manager.runtimes.proxmox.errors import Subject, task_failure, translat
 from flow_manager.runtimes.proxmox.failure import CallFailed, of_answer
 from flow_manager.runtimes.proxmox.identity import Judge
 from flow_manager.runtimes.proxmox.known import Known, Written, flow_name, written
-from flow_manager.runtimes.proxmox.resources import row, usage
+from flow_manager.runtimes.proxmox.resources import row, tags_of, usage
 from flow_manager.runtimes.proxmox.sources import choose, stem
 from flow_manager.runtimes.proxmox.spec import cloned_net, merged_env
 from flow_manager.runtimes.proxmox.tasks import succeeded
@@ -394,3 +394,14 @@ def test_a_place_that_is_none_is_refused(options: dict[str, Any]) -> None:
 
 def test_defaults_keep_within_twenty_calls_a_minute() -> None:
     assert 60 / RuntimeSettings().interval <= 20
+
+
+def test_a_task_of_an_odd_user_is_asked_for_by_a_path_that_means_it() -> None:
+    task = parse_upid("UPID:pve1:000004B1:00001000:691F2B3C:vzstart:100:a#b?c%d@pve!t1:")
+    assert task.path == "nodes/pve1/tasks/UPID:pve1:000004B1:00001000:691F2B3C:vzstart:100:a%23b%3Fc%25d@pve!t1:"
+    assert parse_upid(UPID).path == f"nodes/pve1/tasks/{UPID}"
+
+
+@pytest.mark.parametrize("written", ["a;flow-manager", "a,Flow-Manager", "flow-manager a", "flow-manager;"])
+def test_tags_are_read_as_people_write_them_into_files(written: str) -> None:
+    assert "flow-manager" in tags_of({"tags": written})
