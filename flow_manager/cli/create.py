@@ -9,20 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flow_manager.cli.files import read_object
-from flow_manager.cli.idle_options import (
-    DependsOn,
-    LoadingPage,
-    ReadyChannel,
-    ReadyDelay,
-    ReadyHttp,
-    ReadyTcp,
-    StartEndpoint,
-    StopMethod,
-    StopSignal,
-    StopTimeout,
-    WakeTimeout,
-    policy,
-)
+from flow_manager.cli.idle_options import takes_policy
 from flow_manager.cli.options import Json, Token, Url, target
 from flow_manager.cli.output import print_json, say
 from flow_manager.cli.pairs import environment, place, published, split_pair, volumes
@@ -37,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command(context_settings={"allow_interspersed_args": False})(create)
 
 
+@takes_policy
 def create(
     context: typer.Context,
     image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="`local` on the process runtime.")] = None,
@@ -86,17 +74,7 @@ def create(
         str | None,
         typer.Option("--idle-timeout", metavar="TIME", help="Sleeps after so long without use, for example 5m."),
     ] = None,
-    stop_method: StopMethod = None,
-    stop_signal: StopSignal = None,
-    stop_timeout: StopTimeout = None,
-    wake_timeout: WakeTimeout = None,
-    depends_on: DependsOn = None,
-    ready_http: ReadyHttp = None,
-    ready_tcp: ReadyTcp = None,
-    ready_channel: ReadyChannel = None,
-    ready_delay: ReadyDelay = None,
-    start_endpoint: StartEndpoint = None,
-    loading_page: LoadingPage = None,
+    idle: dict[str, Any] = {},  # noqa: B006 - see takes_policy
     tty: Annotated[bool, typer.Option("--tty", "-t", help="With a terminal.")] = False,
     start: Annotated[bool, typer.Option("--start", help="And start it.")] = False,
     file: Annotated[
@@ -111,20 +89,7 @@ def create(
     goal = target(context, url, token, as_json)
     request: dict[str, Any] = read_object(file, "--file") if file is not None else {}
     resources = {"memory": memory, "cpus": cpus, "pids": pids}
-    idle = policy(
-        idle_timeout=idle_timeout,
-        stop_method=stop_method,
-        stop_signal=stop_signal,
-        stop_timeout=stop_timeout,
-        wake_timeout=wake_timeout,
-        depends_on=depends_on,
-        ready_http=ready_http,
-        ready_tcp=ready_tcp,
-        ready_channel=ready_channel,
-        ready_delay=ready_delay,
-        start_endpoint=start_endpoint,
-        loading_page=loading_page,
-    )
+    timeout = {"idle_timeout": idle_timeout} if idle_timeout is not None else {}
     given: dict[str, Any] = {
         "image": image,
         "command": command or None,
@@ -143,7 +108,7 @@ def create(
         "working_dir": workdir,
         "tty": tty or None,
         "start": start or None,
-        "idle": {**(request.get("idle") or {}), **idle} if idle else None,
+        "idle": {**(request.get("idle") or {}), **timeout, **idle} if timeout or idle else None,
     }
     request |= {key: value for key, value in given.items() if value not in (None, {}, [])}
     if "image" not in request and "proxmox" not in request:

@@ -2,49 +2,80 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
-StopMethod = Annotated[str | None, typer.Option("--stop-method", "--method", metavar="pause|stop|kill", help="How.")]
-StopSignal = Annotated[str | None, typer.Option("--stop-signal", metavar="SIGNAL", help="To ask it to end.")]
-StopTimeout = Annotated[
-    str | None, typer.Option("--stop-timeout", metavar="TIME", help="To end by itself before the kill; default: 10s.")
-]
-WakeTimeout = Annotated[
-    str | None, typer.Option("--wake-timeout", metavar="TIME", help="Until a wake has failed; default: 180s.")
-]
-DependsOn = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--depends-on",
-        metavar="FLOW[:CONDITION]",
-        help="Woken first; started (default), healthy or completed; repeatable.",
-    ),
-]
-ReadyHttp = Annotated[
-    str | None, typer.Option("--ready-http", metavar="PORT[/PATH]", help="Ready once this answers with 2xx or 3xx.")
-]
-ReadyTcp = Annotated[int | None, typer.Option("--ready-tcp", metavar="PORT", help="Ready once this accepts.")]
-ReadyChannel = Annotated[
-    bool | None,
-    typer.Option("--ready-channel/--no-ready-channel", help="Ready once it says so over its channel."),
-]
-ReadyDelay = Annotated[
-    str | None, typer.Option("--ready-delay", metavar="TIME", help="Ready so long after it has started.")
-]
-StartEndpoint = Annotated[
-    str | None, typer.Option("--start-endpoint", metavar="PATH", help="Only requests below this path wake it.")
-]
-LoadingPage = Annotated[
-    bool | None,
-    typer.Option("--loading-page/--no-loading-page", help="Whether browsers see a page while it wakes."),
-]
+OPTIONS: dict[str, Any] = {
+    "stop_method": Annotated[
+        str | None, typer.Option("--stop-method", "--method", metavar="pause|stop|kill", help="How.")
+    ],
+    "stop_signal": Annotated[str | None, typer.Option("--stop-signal", metavar="SIGNAL", help="To ask it to end.")],
+    "stop_timeout": Annotated[
+        str | None,
+        typer.Option("--stop-timeout", metavar="TIME", help="To end by itself before the kill; default: 10s."),
+    ],
+    "wake_timeout": Annotated[
+        str | None, typer.Option("--wake-timeout", metavar="TIME", help="Until a wake has failed; default: 180s.")
+    ],
+    "depends_on": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--depends-on",
+            metavar="FLOW[:CONDITION]",
+            help="Woken first; started (default), healthy or completed; repeatable.",
+        ),
+    ],
+    "ready_http": Annotated[
+        str | None, typer.Option("--ready-http", metavar="PORT[/PATH]", help="Ready once this answers with 2xx or 3xx.")
+    ],
+    "ready_tcp": Annotated[int | None, typer.Option("--ready-tcp", metavar="PORT", help="Ready once this accepts.")],
+    "ready_channel": Annotated[
+        bool | None,
+        typer.Option("--ready-channel/--no-ready-channel", help="Ready once it says so over its channel."),
+    ],
+    "ready_delay": Annotated[
+        str | None, typer.Option("--ready-delay", metavar="TIME", help="Ready so long after it has started.")
+    ],
+    "start_endpoint": Annotated[
+        str | None, typer.Option("--start-endpoint", metavar="PATH", help="Only requests below this path wake it.")
+    ],
+    "loading_page": Annotated[
+        bool | None,
+        typer.Option("--loading-page/--no-loading-page", help="Whether browsers see a page while it wakes."),
+    ],
+}
+# In place of a verb's parameter of this name stand all the options above.
+PLACE = "idle"
+
+
+def takes_policy(verb: Callable[..., None]) -> Callable[..., None]:
+    """`verb(…, idle)` gets what the options make; the command line sees the options themselves.
+
+    `--idle-timeout` is the verb's own: what it says, and what it is called, differs from one to the other.
+    """
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+        options = OPTIONS if parameter.name == PLACE else {}
+        parameters += [
+            parameter.replace(name=name, annotation=annotation, default=None) for name, annotation in options.items()
+        ] or [parameter]
+
+    @wraps(verb)
+    def call(**given: Any) -> None:
+        options = {name: given.pop(name) for name in OPTIONS}
+        verb(**{PLACE: policy(**options)}, **given)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
 
 
 def policy(
     *,
-    idle_timeout: str | None,
     stop_method: str | None,
     stop_signal: str | None,
     stop_timeout: str | None,
@@ -68,7 +99,6 @@ def policy(
         "delay": ready_delay,
     }
     fields: dict[str, Any] = {
-        "idle_timeout": idle_timeout,
         "stop_method": stop_method,
         "stop_signal": stop_signal,
         "stop_timeout": stop_timeout,

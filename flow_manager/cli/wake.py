@@ -8,20 +8,7 @@ import typer
 
 from flow_manager.cli.explain import show
 from flow_manager.cli.files import read_object
-from flow_manager.cli.idle_options import (
-    DependsOn,
-    LoadingPage,
-    ReadyChannel,
-    ReadyDelay,
-    ReadyHttp,
-    ReadyTcp,
-    StartEndpoint,
-    StopMethod,
-    StopSignal,
-    StopTimeout,
-    WakeTimeout,
-    policy,
-)
+from flow_manager.cli.idle_options import takes_policy
 from flow_manager.cli.lifecycle import each
 from flow_manager.cli.options import FlowId, FlowIds, Json, Token, Url, target
 from flow_manager.cli.output import print_json
@@ -53,23 +40,14 @@ def sleep(context: typer.Context, flows: FlowIds, url: Url = None, token: Token 
     each(target(context, url, token, as_json), flows, "sleep_container", {})
 
 
+@takes_policy
 def idle(
     context: typer.Context,
     flow: FlowId,
     idle_timeout: Annotated[
         str | None, typer.Option("--timeout", "--idle-timeout", metavar="TIME", help="Without use; 0: never sleeps.")
     ] = None,
-    stop_method: StopMethod = None,
-    stop_signal: StopSignal = None,
-    stop_timeout: StopTimeout = None,
-    wake_timeout: WakeTimeout = None,
-    depends_on: DependsOn = None,
-    ready_http: ReadyHttp = None,
-    ready_tcp: ReadyTcp = None,
-    ready_channel: ReadyChannel = None,
-    ready_delay: ReadyDelay = None,
-    start_endpoint: StartEndpoint = None,
-    loading_page: LoadingPage = None,
+    idle: dict[str, Any] = {},  # noqa: B006 - see takes_policy
     file: Annotated[
         str | None,
         typer.Option("--file", metavar="FILE", help="A whole IdlePolicy as JSON, `-` for stdin; options win over it."),
@@ -81,20 +59,7 @@ def idle(
     """Change when a flow sleeps, at once and without making it anew. What isn't given stays as it is."""
     goal = target(context, url, token, as_json)
     whole = read_object(file, "--file") if file is not None else None
-    given = policy(
-        idle_timeout=idle_timeout,
-        stop_method=stop_method,
-        stop_signal=stop_signal,
-        stop_timeout=stop_timeout,
-        wake_timeout=wake_timeout,
-        depends_on=depends_on,
-        ready_http=ready_http,
-        ready_tcp=ready_tcp,
-        ready_channel=ready_channel,
-        ready_delay=ready_delay,
-        start_endpoint=start_endpoint,
-        loading_page=loading_page,
-    )
+    given = {**({"idle_timeout": idle_timeout} if idle_timeout is not None else {}), **idle}
     if whole is None and not given:
         raise typer.BadParameter("nothing to change: --timeout, --method, … or --file", param_hint="FLOW")
 
