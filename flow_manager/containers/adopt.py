@@ -17,7 +17,8 @@ from flow_manager.containers.declared import came_from_settings, key_for, wishes
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.labels import Unreadable, Wishes
 from flow_manager.containers.placing import let_go
-from flow_manager.contract.models import RESERVED_LABEL_PREFIX, Deleted
+from flow_manager.contract.fields import RESERVED_LABEL_PREFIX
+from flow_manager.contract.models import Deleted
 from flow_manager.contract.principal import Principal
 from flow_manager.runtimes.base import Observation, Runtime
 from flow_manager.store.base import FlowRecord

@@ -10,13 +10,8 @@ from flow_manager.containers.core import Core
 from flow_manager.containers.entry import Candidate, FlowEntry, packed
 from flow_manager.containers.hosts import host_is_taken
 from flow_manager.containers.labels import Unreadable, Wishes
-from flow_manager.contract.models import (
-    RESERVED_LABEL_PREFIX,
-    ContainerConfig,
-    IdlePolicy,
-    no_control_characters,
-    parse_port_key,
-)
+from flow_manager.contract.fields import RESERVED_LABEL_PREFIX, no_control_characters, parse_port_key
+from flow_manager.contract.models import ContainerConfig, IdlePolicy
 from flow_manager.errors import FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime
 

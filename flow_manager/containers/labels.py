@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flow_manager.contract.models import HOST_PATTERN, NAME_PATTERN, RESERVED_LABEL_PREFIX, IdlePolicy
+from flow_manager.contract.fields import HOST_PATTERN, NAME_PATTERN, RESERVED_LABEL_PREFIX
+from flow_manager.contract.models import IdlePolicy
 from flow_manager.contract.principal import DEFAULT_TENANT
 
 TENANT_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")

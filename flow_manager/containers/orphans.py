@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from flow_manager.containers.channels import channel_folder, open_channel
 from flow_manager.containers.core import Core
 from flow_manager.containers.entry import FlowEntry, packed
-from flow_manager.contract.models import NAME_PATTERN, RESERVED_LABEL_PREFIX, ContainerConfig
+from flow_manager.contract.fields import NAME_PATTERN, RESERVED_LABEL_PREFIX
+from flow_manager.contract.models import ContainerConfig
 from flow_manager.contract.principal import DEFAULT_TENANT, MANAGER
 from flow_manager.errors import ContainerNotFound, FlowManagerError
 from flow_manager.runtimes.base import LABEL_NAME, LABEL_TENANT, Observation, Runtime

@@ -9,7 +9,8 @@ import fnmatch
 from collections.abc import Mapping
 from pathlib import Path
 
-from flow_manager.contract.models import ContainerConfig, parse_port_key, parse_volume_target
+from flow_manager.contract.fields import parse_port_key, parse_volume_target
+from flow_manager.contract.models import ContainerConfig
 from flow_manager.contract.principal import DEFAULT_TENANT
 from flow_manager.errors import ImageNotAllowed, InvalidRequest, NotAllowed, PathNotAllowed, Unsupported
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Mount, PortBinding, Runtime

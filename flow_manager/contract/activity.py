@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flow_manager.contract.models import Timestamp, WireModel
+from flow_manager.contract.fields import Timestamp
+from flow_manager.contract.models import WireModel
 
 
 class Activity(WireModel):

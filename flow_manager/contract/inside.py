@@ -7,16 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, field_validator
 
-from flow_manager.contract.models import (
+from flow_manager.contract.fields import (
     Argument,
-    ResourceUsage,
     Timestamp,
-    WireModel,
     absolute_folder,
     checked_environment,
     no_control_characters,
     no_nul,
 )
+from flow_manager.contract.models import ResourceUsage, WireModel
 from flow_manager.contract.requests import MAX_TIMEOUT, ChangeContainer, OneContainer, RequestId
 
 MAX_COMMAND = 1024

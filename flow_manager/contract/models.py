@@ -3,100 +3,48 @@
 from __future__ import annotations
 
 import re
-import signal
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from flow_manager.contract.fields import (
+    HOST_PATTERN,
+    MANAGERS_OWN_PLACES,
+    NAME_PATTERN,
+    RESERVED_LABEL_PREFIX,
+    Argument,
+    Bytes,
+    CleanText,
+    Seconds,
+    SignalName,
+    Timestamp,
+    absolute_folder,
+    checked_environment,
+    no_control_characters,
+    no_nul,
+    parse_port_key,
+    parse_volume_target,
+)
 from flow_manager.contract.proxmox import ProxmoxOptions
-from flow_manager.contract.units import parse_bytes, parse_seconds
 
-NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
-HOST_PATTERN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
-_REAL_TIME_SIGNAL = re.compile(r"RT(MIN(\+[0-9]{1,2})?|MAX(-[0-9]{1,2})?)\Z")
-_PORT_KEY = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?\Z")
 # What Docker takes: registry host and port, path, tag, digest. Nothing else ever reaches an engine.
 _IMAGE = re.compile(
     r"(?=.{1,512}\Z)[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9]+:[a-f0-9]{32,128})?\Z"
 )
-# In a container: the channel, the code, and what the kernel shows.
-MANAGERS_OWN_PLACES = ("/run/flow", "/flow", "/proc", "/sys", "/dev")
-RESERVED_LABEL_PREFIX = "flow-manager."
-# How a flow finds its channel (wire contract, section 7), and the mark by which all that a command started is found.
-MANAGERS_OWN_VARIABLES = frozenset({"FLOW_ID", "FLOW_SOCKET", "FLOW_URL", "FLOW_TOKEN", "FLOW_CA", "FLOW_EXEC_ID"})
 
 ContainerState = Literal["created", "running", "stopped", "paused", "restarting", "removing", "exited", "dead"]
 ContainerHealth = Literal["healthy", "unhealthy", "starting", "none"]
 FlowState = Literal["napping", "starting", "ready", "stopping", "error"]
 DesiredState = Literal["running", "stopped"]
-
-Timestamp = Annotated[
-    datetime, PlainSerializer(lambda at: at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), when_used="json")
-]
-Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0, le=366 * 86400)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0, le=2**50)]
-
-
-def no_control_characters(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError("control characters are not allowed")
-    return text
-
-
-def no_nul(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("a NUL character is not allowed")
-    return text
-
-
-def checked_environment(environment: dict[str, str]) -> dict[str, str]:
-    """Variables that a flow, or a command in it, may be given.
-
-    :raises ValueError: for a name that is none, one that the manager sets, or a NUL.
-    """
-    for key, value in environment.items():
-        if not _ENVIRONMENT_NAME.match(key):
-            raise ValueError(f"{key[:64]!r} is not a variable's name")
-        if key in MANAGERS_OWN_VARIABLES:
-            raise ValueError(f"{key} is set by the manager")
-        no_nul(value)
-    return environment
-
-
-def absolute_folder(path: str) -> str:
-    """:raises ValueError: for a relative path, or one with control characters."""
-    if not no_control_characters(path).startswith("/"):
-        raise ValueError("a working directory is absolute")
-    return path
-
-
-# Lengths before validators: pydantic counts what follows a function in "items".
-CleanText = Annotated[str, Field(max_length=4096), AfterValidator(no_control_characters)]
-Argument = Annotated[str, Field(max_length=131072), AfterValidator(no_nul)]
-
-
-def known_signal(name: str) -> str:
-    """A flow whose stop signal nobody knows could never be stopped: refused before anything is made."""
-    short = name.removeprefix("SIG")
-    if f"SIG{short}" not in signal.Signals.__members__ and not _REAL_TIME_SIGNAL.match(short):
-        raise ValueError(f"{name[:32]!r} is not a signal's name")
-    return name
-
-
-SignalName = Annotated[str, Field(pattern=r"^(SIG)?[A-Z0-9+-]{1,12}$"), AfterValidator(known_signal)]
 
 
 class WireModel(BaseModel):
@@ -269,30 +217,6 @@ class ContainerConfig(WireModel):
             if given:
                 raise ValueError(f"{', '.join(given)}: an existing container is left as it is")
         return self
-
-
-def parse_port_key(key: str) -> tuple[int, str]:
-    """`"80"` or `"53/udp"` → (port, protocol).
-
-    :raises ValueError: for anything else.
-    """
-    match = _PORT_KEY.match(key)
-    if match is None or not 1 <= int(match[1]) <= 65535:
-        raise ValueError(f"{key[:64]!r} is not a port: '80' or '53/udp'")
-    return int(match[1]), match[2] or "tcp"
-
-
-def parse_volume_target(target: str) -> tuple[str, bool]:
-    """`/data[:ro|:rw]` → (path in the container, read only).
-
-    :raises ValueError: for a path that is not absolute, has `..`, or an unknown mode.
-    """
-    path, read_only = target, False
-    if target.endswith((":ro", ":rw")):
-        path, read_only = target[:-3], target.endswith(":ro")
-    if not path.startswith("/") or ":" in path or ".." in path.split("/") or path.strip("/") == "":
-        raise ValueError(f"{target[:64]!r} is not /path[:ro|:rw]")
-    return path, read_only
 
 
 class ResourceUsage(WireModel):

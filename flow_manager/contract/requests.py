@@ -6,15 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from flow_manager.contract.models import (
-    CleanText,
-    ContainerConfig,
-    ContainerState,
-    IdlePolicy,
-    SignalName,
-    WireModel,
-    no_control_characters,
-)
+from flow_manager.contract.fields import CleanText, SignalName, no_control_characters
+from flow_manager.contract.models import ContainerConfig, ContainerState, IdlePolicy, WireModel
 
 MAX_TIMEOUT = 600
 Timeout = Annotated[float, Field(ge=0, le=MAX_TIMEOUT)]

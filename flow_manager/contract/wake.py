@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flow_manager.contract.models import DesiredState, FlowState, IdlePolicy, Timestamp, WireModel
+from flow_manager.contract.fields import Timestamp
+from flow_manager.contract.models import DesiredState, FlowState, IdlePolicy, WireModel
 
 WakeEventType = Literal["starting", "waking_dep", "dep_ready", "container_woke", "waiting_ready", "ready", "error"]
 LeaseKind = Literal["http", "websocket", "tcp", "terminal", "exec", "message", "busy", "dependent"]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
-from flow_manager.contract.models import ContainerConfig, parse_port_key
+from flow_manager.contract.fields import parse_port_key
+from flow_manager.contract.models import ContainerConfig
 from flow_manager.runtimes.base import Observation
 
 LOOPBACK = "127.0.0.1"

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from flow_manager.contract.models import HOST_PATTERN, NAME_PATTERN, IdlePolicy, Seconds
+from flow_manager.contract.fields import HOST_PATTERN, NAME_PATTERN, Seconds
+from flow_manager.contract.models import IdlePolicy
 from flow_manager.contract.principal import DEFAULT_TENANT
 from flow_manager.contract.proxmox import BridgeName, NodeName, PoolName, StorageName
 

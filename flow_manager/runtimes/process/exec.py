@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from flow_manager.contract.models import MANAGERS_OWN_VARIABLES
+from flow_manager.contract.fields import MANAGERS_OWN_VARIABLES
 from flow_manager.errors import ContainerStopped, ExecFailed, FlowManagerError, OperationTimeout, StartFailed
 from flow_manager.runtimes.capped import Capped
 from flow_manager.runtimes.inside import MARK, Command, ExecOutcome

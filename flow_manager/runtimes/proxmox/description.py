@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from flow_manager.contract.models import RESERVED_LABEL_PREFIX
+from flow_manager.contract.fields import RESERVED_LABEL_PREFIX
 
 MARK = "flow-manager:"
 TAG = "flow-manager"

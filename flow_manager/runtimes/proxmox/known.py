@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from flow_manager.contract.models import NAME_PATTERN
+from flow_manager.contract.fields import NAME_PATTERN
 from flow_manager.runtimes.base import LABEL_ENABLE, LABEL_NAME, Observation
 from flow_manager.runtimes.proxmox.addresses import in_order, of_config, wants_ipv4
 from flow_manager.runtimes.proxmox.identity import Identity

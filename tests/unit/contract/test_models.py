@@ -11,14 +11,8 @@ from pydantic import ValidationError
 from flow_manager.contract import requests
 from flow_manager.contract.activity import Activity
 from flow_manager.contract.events import CLIENT_EVENTS, SERVER_EVENTS
-from flow_manager.contract.models import (
-    ContainerConfig,
-    ContainerInfo,
-    ContainerStatus,
-    IdlePolicy,
-    parse_port_key,
-    parse_volume_target,
-)
+from flow_manager.contract.fields import parse_port_key, parse_volume_target
+from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, IdlePolicy
 
 
 def test_defaults_are_those_of_the_contract() -> None:
