@@ -1,11 +1,15 @@
-"""The libraries' own logging (the standard library's) comes into ours, from WARNING on, and can't flood it."""
+"""What goes through the standard library's logging, the libraries' and our own modules' warnings, comes into our log, from
+WARNING on, and can't flood it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 
-BRIDGED = ("aiohttp", "socketio", "engineio", "aiodocker", "aiosqlite", "alembic", "asyncio", "sqlalchemy")
+# Ours, too: modules below observability can't be given the log, and have something to warn of.
+BRIDGED = (
+    "aiohttp", "socketio", "engineio", "aiodocker", "aiosqlite", "alembic", "asyncio", "sqlalchemy", "flow_manager",
+)  # fmt: skip
 # Out of file descriptors, asyncio logs thousands of traces a second: of lines that are the same, one a second is enough.
 SECONDS_BETWEEN_SAME = 1.0
 _MAX_KNOWN = 256

@@ -250,7 +250,8 @@ class ExecTerminal(DockerTerminal):
 
     async def _end(self) -> None:
         try:
-            if not await self._end_here() and not await self._end_inside():
+            # A container that is about to end is seen to run, and has nothing to be ended a moment later.
+            if not await self._end_here() and not await self._end_inside() and await self._container_pid():
                 log.warning("processes of a terminal in flow %s could not be ended", self._handle.flow_id)
         except FlowManagerError as error:
             # A container that has stopped holds no process.
@@ -262,9 +263,7 @@ class ExecTerminal(DockerTerminal):
     async def _end_here(self) -> bool:
         """False: they are not on this machine, or not to be seen from here."""
         container = self._handle.runtime_id
-        with translated(Subject(self._handle.flow_id)):
-            state = await self._client.call("GET", f"containers/{container}/json", timeout=READ_SECONDS)
-        pid = whole(dig(state.data, "State", "Pid"))
+        pid = await self._container_pid()
         if not pid:
             return True  # it does not run
         if not await asyncio.to_thread(marked.on_this_machine, pid, container):
@@ -273,6 +272,11 @@ class ExecTerminal(DockerTerminal):
             shell = await self._client.call("GET", f"{self._where}/json", timeout=READ_SECONDS)
         session = whole(dig(shell.data, "Pid")) or None
         return await marked.seen_here(container, self._mark, session).end()
+
+    async def _container_pid(self) -> int:
+        with translated(Subject(self._handle.flow_id)):
+            state = await self._client.call("GET", f"containers/{self._handle.runtime_id}/json", timeout=READ_SECONDS)
+        return whole(dig(state.data, "State", "Pid")) or 0
 
     async def _end_inside(self) -> bool:
         body = {

@@ -34,6 +34,14 @@ def test_warnings_of_the_libraries_come_through_and_their_small_talk_does_not(to
     ]
 
 
+def test_a_warning_of_a_module_of_ours_comes_through_too(told: Told) -> None:
+    logging.getLogger("flow_manager.runtimes.docker.terminal").warning("processes could not be ended")
+    logging.getLogger("flow_manager.runtimes.docker.terminal").info("a terminal ended")
+    assert [line[:3] for line in told.lines] == [
+        ("WARNING", "flow_manager.runtimes.docker.terminal", "processes could not be ended")
+    ]
+
+
 def test_an_exception_comes_along(told: Told) -> None:
     try:
         raise ValueError("x")
