@@ -33,7 +33,7 @@ SETTLE = 1.0
 
 @dataclass(slots=True)
 class Change:
-    """One update. `code_path` None: a rollback. `before` and `after` are what a flow whose code was not mounted is made of:
+    """One update. `code_path` None: a rollback. `before` and `after` are what a flow whose code is not mounted is made of:
     its container has to be made anew."""
 
     principal: Principal
@@ -194,9 +194,10 @@ async def _apply(core: Core, entry: FlowEntry, change: Change) -> None:
 
 async def _swap(core: Core, entry: FlowEntry, change: Change) -> None:
     """Under the lock. What fails here is taken back here, too."""
-    if entry.config.code_path is None:
+    had_code = entry.config.code_path is not None
+    if not (had_code and entry.runtime.capabilities.mounts):
         # Made before anything is stopped: what settings don't allow any more is refused while nothing has happened.
-        change.before, change.after = spec_of(core, entry, code=False), spec_of(core, entry, code=True)
+        change.before, change.after = spec_of(core, entry, code=had_code), spec_of(core, entry, code=True)
     change.ran = entry.observation is not None and entry.observation.state in ("running", "restarting")
     await core.record(entry, phase=UPDATING)
     try:
@@ -259,7 +260,8 @@ async def _works(core: Core, entry: FlowEntry) -> None:
 
 
 async def _make_anew(core: Core, entry: FlowEntry, spec: FlowSpec) -> None:
-    """A mount can't be added to a container: another takes its place under the same flow's id."""
+    """A mount can't be added to a container, nor its file system be given other code whole or not at all: another takes its
+    place under the same flow's id."""
     await entry.runtime.remove(entry.id, force=True)
     observation = await entry.runtime.create(spec)
     core.observe(entry, observation)
@@ -279,8 +281,10 @@ async def recover_update(core: Core, entry: FlowEntry) -> None:
     :raises FlowManagerError: not now; the next start tries again.
     """
     swapped = core.code.unfinished(entry.id)
-    mounted = entry.config.code_path is not None
-    anew = not mounted and core.code.folder(entry.id).exists()
+    had_code = entry.config.code_path is not None
+    new = not had_code and core.code.folder(entry.id).exists()
+    # Where code is copied in, nothing here tells which one the container has, nor whether there is one.
+    anew = new or not entry.runtime.capabilities.mounts
     if swapped or anew:
         try:
             await entry.runtime.stop(entry.id)
@@ -288,10 +292,13 @@ async def recover_update(core: Core, entry: FlowEntry) -> None:
             # Killed between the removal of one container and the making of the next: that is made now.
             if not anew:
                 raise
+    if had_code and swapped:
+        # Before the container is made, which may take its code in.
+        await core.code.undo(entry.id)
     if anew:
-        # Before the folder goes, which tells that this is still to be done.
-        await _make_anew(core, entry, spec_of(core, entry, code=False))
-    if swapped or anew:
+        # Before the folder of one that had none goes, which tells that this is still to be done.
+        await _make_anew(core, entry, spec_of(core, entry, code=had_code))
+    if not had_code and (swapped or new):
         await core.code.undo(entry.id)
     await core.record(entry, phase="created")
     if entry.record.desired == "running" and entry.config.idle is None:

@@ -206,7 +206,7 @@ class _Wait:
         """:raises Failed: none is known."""
         ways = from_here(self._target.ways(port), contained=self._contained)
         if not ways:
-            raise Failed(f"no address is known at which port {port} could be reached")
+            raise Failed(self._target.no_way(port))
         return ways
 
     def _keep(self, port: int, way: Candidate) -> None:

@@ -33,7 +33,7 @@ class ProbeTarget:
 
     `candidates` gives the ways to a port of the flow, each time it is asked (addresses may come late): usually
     `lambda port: upstream.candidates(entry.observation, port, entry.runtime.kind)`. `port` is the flow's own, as the flow
-    counts it (`upstream.flow_port`). Who knows the one way already may give `address` (and `via_forwarder`) instead.
+    counts it (`upstream.flow_port`). `no_way` says why there are none. Who knows the one way already may give `address` (and `via_forwarder`) instead.
     """
 
     flow_id: str
@@ -41,6 +41,7 @@ class ProbeTarget:
     ended: Callable[[], bool]
     port: int | None = None
     candidates: Callable[[int], Sequence[Candidate]] | None = None
+    no_way: Callable[[int], str] = lambda port: f"no address is known at which port {port} could be reached"
     address: tuple[str, int] | None = None
     via_forwarder: bool = False
     has_health: bool = False

@@ -1,7 +1,8 @@
 """Where a flow's port is reached from here: the candidates, best first. Pure, except for the look at the machine's routes.
 
 A container is reached by its own address wherever there is a route to it. Its published port goes through the engine's
-forwarder, which accepts before the program listens, so it is the second choice.
+forwarder, which accepts before the program listens, so it is the second choice; and the only one where the engine is on
+another machine, whose inner networks nothing here leads to.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ def candidates(
     if observation is None or port is None:
         return ()
     published = observation.ports.get(f"{port}/tcp")
+    if observation.engine_host is not None:
+        where = _published_there(observation, published_on)
+        return (Candidate(where, published, via_forwarder=True),) if where and published else ()
     if kind in LOCAL_KINDS:
         # The chosen PORT; a program that isn't told one listens where it always does.
         return tuple(Candidate(address, published or port) for address in LOOPBACKS)
@@ -76,6 +80,29 @@ def candidates(
     if published:
         own.append(Candidate(_ANY.get(published_on, published_on), published, via_forwarder=True))
     return tuple(own)
+
+
+def no_way(observation: Observation | None, port: int, *, published_on: str = LOOPBACK) -> str:
+    """Why there is no candidate, and what to do, in words for people."""
+    if observation is not None and observation.engine_host is not None and observation.running:
+        needed = f"the engine is on another machine, where port {port} is reached only if it is published"
+        if f"{port}/tcp" not in observation.ports:
+            return f"{needed}: name it in the flow's 'ports'"
+        if not observation.engine_host:
+            return "the name of the engine's machine can't be looked up"
+        return (
+            f"{needed} to the network: set policy.publish_address to 0.0.0.0 or an address of that machine, "
+            "and make the flow anew"
+        )
+    return f"no address is known at which port {port} could be reached"
+
+
+def _published_there(observation: Observation, published_on: str) -> str:
+    """The address on the engine's machine at which its published ports are reached from here; empty: at none."""
+    # Others publish their own containers' ports where they like: whether that is their loopback, the connection shows.
+    if published_on in _ANY or observation.adopted:
+        return observation.engine_host or ""
+    return published_on if _usable(published_on) else ""
 
 
 def _tcp_ports(keys: Iterable[str]) -> list[int]:

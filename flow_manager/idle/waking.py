@@ -17,7 +17,7 @@ from flow_manager.idle import needs
 from flow_manager.idle.attempt import Attempt
 from flow_manager.idle.readiness_target import NotReady, ProbeTarget
 from flow_manager.idle.states import Event
-from flow_manager.idle.upstream import Candidate, candidates
+from flow_manager.idle.upstream import Candidate, candidates, no_way
 from flow_manager.util.ids import new_short_id
 
 if TYPE_CHECKING:
@@ -276,6 +276,7 @@ def probe_target(watcher: Watcher, ended: Callable[[], bool]) -> ProbeTarget:
         ended=ended,
         port=watcher.port,
         candidates=lambda port: candidates(entry.observation, port, entry.runtime.kind, published_on=published_on),
+        no_way=lambda port: no_way(entry.observation, port, published_on=published_on),
         has_health=entry.observation is not None and entry.observation.health != "none",
         health=lambda: entry.observation.health if entry.observation is not None else "none",
         channel_ready=watcher.channel_ready,

@@ -12,7 +12,7 @@ from flow_manager.contract.models import FlowState
 from flow_manager.contract.wake import LeaseKind
 from flow_manager.errors import FlowManagerError
 from flow_manager.idle.readiness_tcp import Failed, connect, discard, pause, race
-from flow_manager.idle.upstream import Candidate, Network, candidates, from_here
+from flow_manager.idle.upstream import Candidate, Network, candidates, from_here, no_way
 from flow_manager.proxy.context import HeldCount
 from flow_manager.proxy.tcp_end import End, Scratch
 
@@ -81,7 +81,7 @@ class Ways:
         found = candidates(flow.entry.observation, self._port, kind, published_on=self._published_on)
         ways = from_here(found, contained=self._contained())
         if not ways:
-            raise Failed(f"no address is known at which port {self._port} could be reached")
+            raise Failed(no_way(flow.entry.observation, self._port, published_on=self._published_on))
         way, connected = await race(ways, connect, networks=self._networks(), dispose=discard)
         self._known = (flow.id, run, way)
         return connected

@@ -58,6 +58,8 @@ class Capabilities:
     tty: bool = False
     images: bool = False
     volumes: bool = False
+    # False: a folder of this machine can't be seen in a flow; its code is copied in when it is made.
+    mounts: bool = True
     # False: a flow can do whatever the manager's own user can (local processes).
     isolation: bool = True
 
@@ -91,7 +93,7 @@ class FlowSpec:
     `environment` holds the flow's own variables; a runtime adds FLOW_ID, FLOW_SOCKET (and FLOW_CODE with code) as its
     flows see them. `channel_folder` is the host's folder that holds `<id>.sock`, None on a runtime without `local_socket`:
     that one adds `channel_variables` instead (FLOW_URL, FLOW_TOKEN and FLOW_CA: one line each; none where the manager has
-    no TLS port). `code_folder` is the host's copy of the code.
+    no TLS port). `code_folder` is the host's copy of the code; a runtime without `mounts` copies it in.
     `container_name` is what the engine calls it. `memory` in bytes, `cpus` in cores.
     """
 
@@ -153,6 +155,9 @@ class Observation:
     exposed: tuple[int, ...] = ()
     # Its addresses are this machine's own, because its runtime only pretends (settings said so): else those lead nowhere.
     emulated: bool = False
+    # Its engine is on another machine, at this address ("" while that isn't known): the flow's own addresses lead nowhere
+    # from here, or to somebody else, and its published ports are there. None: it is on this one.
+    engine_host: str | None = None
 
     @property
     def running(self) -> bool:

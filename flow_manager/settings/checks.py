@@ -18,6 +18,7 @@ PROXMOX_ONLY = (
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "url": ("docker", "proxmox"),
     "network": ("docker",),
+    "remote": ("docker",),
     "adopt": ("docker", "proxmox"),
     "sockets_host_dir": ("docker",),
     "state_host_dir": ("docker",),

@@ -265,6 +265,12 @@ class RuntimeSettings(SettingsModel):
         description="docker: the engine's address; default DOCKER_HOST, else the usual socket. "
         "proxmox: https://HOST:8006 of any node of the cluster.",
     )
+    remote: bool | None = Field(
+        default=None,
+        description="docker: the engine is on another machine: code is copied into flows, their channel is the TLS port, and "
+        "their published ports are reached at the host of `url`. Default: when that is no loopback address, and neither "
+        "sockets_host_dir nor state_host_dir is set. A proxy of this machine's socket: false.",
+    )
     network: bool = Field(default=True, description="docker: join every flow to the network flow-manager-<instance>.")
     adopt: bool | None = Field(
         default=None,

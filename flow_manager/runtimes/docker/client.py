@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +159,36 @@ class EngineClient:
         finally:
             self._open_streams -= 1
 
+    async def upload(
+        self, path: str, pieces: AsyncGenerator[bytes, None], *, params: Mapping[str, str], timeout: float
+    ) -> None:
+        """PUT a tar archive piece by piece. `timeout` is for each piece to be taken, and for the answer after the last.
+
+        :raises: what `pieces` raises, as it is.
+        """
+        failures: list[Exception] = []
+        loop = asyncio.get_running_loop()
+        async with aclosing(pieces), asyncio.timeout(timeout) as limit:
+
+            async def body() -> AsyncIterator[bytes]:
+                try:
+                    async for piece in pieces:
+                        limit.reschedule(loop.time() + timeout)
+                        yield piece
+                        limit.reschedule(loop.time() + timeout)
+                except Exception as failure:
+                    # aiohttp would make "no connection" of it.
+                    failures.append(failure)
+                    raise
+
+            try:
+                async with self._query(
+                    self._streams, "PUT", path, params, data=body(), headers={"Content-Type": "application/x-tar"}
+                ) as response:
+                    await response.read()
+            except Exception as error:
+                raise (failures[0] if failures else error) from None
+
     async def hijack(
         self,
         path: str,
@@ -204,12 +234,18 @@ class EngineClient:
         method: str,
         path: str,
         params: Mapping[str, Any] | None,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | None = None,
+        *,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if docker is None:
             raise DockerError(NOT_CONNECTED, "the runtime is closed")
-        data = orjson.dumps(body) if body is not None else None
-        async with docker._query(path, method, params=dict(params) if params else None, data=data) as response:
+        if body is not None:
+            data = orjson.dumps(body)
+        async with docker._query(
+            path, method, params=dict(params) if params else None, data=data, headers=headers
+        ) as response:
             finished = False
             try:
                 yield response

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from flow_manager.errors import ContainerNotFound
@@ -17,6 +17,7 @@ from flow_manager.runtimes.docker.glance import agrees
 from flow_manager.runtimes.docker.identity import ENABLED, Identity, Judge, is_id, own_name
 from flow_manager.runtimes.docker.observe import dig, labels_of, name_of, observe, text, whole
 from flow_manager.runtimes.docker.retry import repeat
+from flow_manager.runtimes.docker.whereabouts import EngineHost
 
 # A read that takes longer has failed. An inspect takes 2 ms; with all cores starting containers it was seen to take 2 s.
 READ_SECONDS = 10.0
@@ -62,10 +63,12 @@ class Containers:
         runtime: str = KIND,
         adopts: bool = False,
         declared: tuple[str, ...] = (),
+        elsewhere: EngineHost | None = None,
     ) -> None:
         self.client = client
         self.instance = instance
         self.judge = Judge(runtime, instance, adopts, declared)
+        self._elsewhere = elsewhere
         self._handles: dict[str, Handle] = {}
         self._flows: dict[str, str] = {}
         self._seen: dict[str, Observation] = {}
@@ -78,6 +81,8 @@ class Containers:
         if identity is None:
             raise ValueError("a container of another instance, or of nobody")
         seen = observe(data, identity)
+        if self._elsewhere is not None:
+            seen = replace(seen, engine_host=self._elsewhere.address)
         handle = handle_of(data, seen.id)
         self._handles[seen.id] = handle
         self._flows[handle.runtime_id] = seen.id

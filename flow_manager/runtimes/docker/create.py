@@ -12,6 +12,7 @@ from aiodocker.exceptions import DockerError
 from flow_manager.errors import FlowManagerError, ImageNotFound, NameConflict
 from flow_manager.runtimes.base import LABEL_ID, FlowSpec, Observation, Progress
 from flow_manager.runtimes.docker.client import Answer, EngineClient
+from flow_manager.runtimes.docker.code import CodeCopier
 from flow_manager.runtimes.docker.containers import Containers
 from flow_manager.runtimes.docker.errors import RAW, Subject, translate, translated
 from flow_manager.runtimes.docker.executables import Executables
@@ -40,15 +41,24 @@ LOOKS_FOR_NOTHING = 4
 
 
 class Creator:
-    """Creates containers. `suspects` tells which of them are expected to fail at start, and why."""
+    """Creates containers. `suspects` tells which of them are expected to fail at start, and why. `copier`: code isn't
+    mounted but copied in."""
 
     def __init__(
-        self, client: EngineClient, containers: Containers, networks: Networks, *, timeout: float, pull_stall: float
+        self,
+        client: EngineClient,
+        containers: Containers,
+        networks: Networks,
+        *,
+        timeout: float,
+        pull_stall: float,
+        copier: CodeCopier | None = None,
     ) -> None:
         self._client = client
         self._containers = containers
         self._networks = networks
         self._executables = Executables(client)
+        self._copier = copier
         self._timeout = timeout
         self._pull_stall = pull_stall
         self._undoing: set[asyncio.Task[None]] = set()
@@ -73,6 +83,8 @@ class Creator:
             answer = await self._post(spec, request, posting, progress)
             with translated(Subject(spec.id)):
                 runtime_id = made = str(answer.data["Id"])
+            if self._copier is not None and spec.code_folder is not None:
+                await self._copier.put(spec.id, runtime_id, spec.code_folder)
             await self._networks.connect(spec, runtime_id)
             with translated(Subject(spec.id)):
                 data = await self._containers.read(f"containers/{runtime_id}/json")

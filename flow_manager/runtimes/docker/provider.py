@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from flow_manager.errors import ContainerNotFound
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.docker import stats
 from flow_manager.runtimes.docker.client import Answer, EngineClient, engine_url
+from flow_manager.runtimes.docker.code import CodeCopier
 from flow_manager.runtimes.docker.containers import READ_SECONDS, Containers, Handle
 from flow_manager.runtimes.docker.create import Creator
 from flow_manager.runtimes.docker.ending import Ending
@@ -35,12 +37,14 @@ from flow_manager.runtimes.docker.retry import repeat
 from flow_manager.runtimes.docker.spec import container_body
 from flow_manager.runtimes.docker.start import Starter
 from flow_manager.runtimes.docker.terminal import Terminals
+from flow_manager.runtimes.docker.whereabouts import EngineHost, is_elsewhere
 from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
 from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
 
 CAPABILITIES = Capabilities(
     exec=True, attach=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True
 )
+ELSEWHERE = replace(CAPABILITIES, local_socket=False, volumes=False, mounts=False)
 
 
 class DockerProvider(NothingInside):
@@ -68,15 +72,29 @@ class DockerProvider(NothingInside):
         self._settings = settings
         self._timeout = limits.operation_timeout
         self._sockets_dir, self._state_dir = sockets_dir, state_dir
-        self.client = EngineClient(engine_url(settings.url, os.environ))
+        url = engine_url(settings.url, os.environ)
+        self.client = EngineClient(url)
+        self._elsewhere = EngineHost(url) if is_elsewhere(url, settings) else None
+        if self._elsewhere is not None:
+            self.capabilities = ELSEWHERE
         declared = tuple(flow.container for flow in flows if flow.container is not None)
         self._containers = Containers(
-            self.client, instance, runtime=name, adopts=bool(settings.adopt), declared=declared
+            self.client,
+            instance,
+            runtime=name,
+            adopts=bool(settings.adopt),
+            declared=declared,
+            elsewhere=self._elsewhere,
         )
-        self._networks = Networks(self._containers, own_container())
+        self._networks = Networks(self._containers, None if self._elsewhere else own_container())
         self._ending = Ending(self._containers, timeout=self._timeout)
         self._creator = Creator(
-            self.client, self._containers, self._networks, timeout=self._timeout, pull_stall=limits.pull_stall
+            self.client,
+            self._containers,
+            self._networks,
+            timeout=self._timeout,
+            pull_stall=limits.pull_stall,
+            copier=CodeCopier(self.client, timeout=self._timeout) if self._elsewhere else None,
         )
         self._starter = Starter(
             self._containers, self._networks, self._ending, self._creator.suspects, timeout=self._timeout
@@ -96,6 +114,7 @@ class DockerProvider(NothingInside):
     async def open(self) -> None:
         """Connections are made when they are needed, so an engine that is away does not matter here."""
         await self.client.open()
+        await self._look_up()
 
     async def close(self) -> None:
         """Containers and their networks stay; watchers end. May be called twice."""
@@ -125,6 +144,10 @@ class DockerProvider(NothingInside):
                         if exc.status != 404:  # it was removed in between
                             raise
 
+    async def _look_up(self) -> None:
+        if self._elsewhere is not None:
+            await self._elsewhere.look_up()
+
     # --- verbs --------------------------------------------------------------------------------------------------------
 
     async def create(self, spec: FlowSpec, progress: Progress | None = None) -> Observation:
@@ -145,6 +168,7 @@ class DockerProvider(NothingInside):
             state_dir=self._state_dir,
             sockets_host_dir=self._settings.sockets_host_dir,
             state_host_dir=self._settings.state_host_dir,
+            elsewhere=self._elsewhere is not None,
         )
 
     async def start(self, id: str) -> Observation:
@@ -254,6 +278,7 @@ class DockerProvider(NothingInside):
         return flows
 
     async def list(self) -> list[Observation]:
+        await self._look_up()
         await self._networks.join_once()
         flows = await self._containers.all()
         self._leftovers.end_once(self._containers.execs)

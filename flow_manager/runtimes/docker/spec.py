@@ -43,9 +43,13 @@ def labels(spec: FlowSpec) -> dict[str, str]:
     }
 
 
-def environment(spec: FlowSpec) -> list[str]:
+def environment(spec: FlowSpec, *, elsewhere: bool = False) -> list[str]:
     """`NAME=value`, the manager's own variables last, so that they win."""
-    own = {"FLOW_ID": spec.id, "FLOW_SOCKET": f"{CHANNEL_FOLDER_IN_CONTAINER}/{spec.id}.sock"}
+    own = {"FLOW_ID": spec.id}
+    if elsewhere:
+        own |= spec.channel_variables
+    else:
+        own["FLOW_SOCKET"] = f"{CHANNEL_FOLDER_IN_CONTAINER}/{spec.id}.sock"
     if spec.code_folder is not None:
         own["FLOW_CODE"] = CODE_FOLDER_IN_CONTAINER
     return [f"{name}={value}" for name, value in {**spec.environment, **own}.items()]
@@ -70,11 +74,13 @@ def container_body(
     state_dir: Path,
     sockets_host_dir: Path | None = None,
     state_host_dir: Path | None = None,
+    elsewhere: bool = False,
 ) -> dict[str, Any]:
-    """The body of `POST /containers/create`. `network` None: the engine's default bridge."""
+    """The body of `POST /containers/create`. `network` None: the engine's default bridge. `elsewhere`: the engine is on
+    another machine, where nothing of this one can be mounted."""
     host: dict[str, Any] = {
         "Init": True,  # a program that is PID 1 ignores TERM unless it handles it, and reaps nobody
-        "Mounts": _mounts(spec, sockets_dir, state_dir, sockets_host_dir, state_host_dir),
+        "Mounts": [] if elsewhere else _mounts(spec, sockets_dir, state_dir, sockets_host_dir, state_host_dir),
         "PortBindings": _port_bindings(spec),
         "RestartPolicy": {"Name": "no"},  # the manager decides what runs
         "SecurityOpt": ["no-new-privileges"],
@@ -89,7 +95,7 @@ def container_body(
         host["PidsLimit"] = spec.pids
     body: dict[str, Any] = {
         "Image": spec.image,
-        "Env": environment(spec),
+        "Env": environment(spec, elsewhere=elsewhere),
         "Labels": {**labels(spec), LABEL_ATTEMPT: attempt},
         "Tty": spec.tty,
         "OpenStdin": spec.tty,

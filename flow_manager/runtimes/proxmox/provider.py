@@ -74,6 +74,7 @@ class ProxmoxProvider(NothingInside):
             exit_codes=False,
             logs=False,
             local_socket=False,
+            mounts=False,
             limits=True,
             images=True,
         )

@@ -16,6 +16,7 @@ from flow_manager.activity.stream import ActivityStream
 from flow_manager.containers.core import Core
 from flow_manager.containers.manager import ContainerManager
 from flow_manager.contract.models import ContainerStatus
+from flow_manager.runtimes.memory.runtime import CAPABILITIES
 from flow_manager.settings.models import Settings
 from flow_manager.store.sql import SqlStore
 from flow_manager.testing import Faults, MemoryEngine, MemoryRuntime, eventually
@@ -61,6 +62,7 @@ class Builder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.engine = MemoryEngine()
+        self.capabilities = CAPABILITIES
 
     @asynccontextmanager
     async def open(self, **changes: Any) -> AsyncIterator[House]:
@@ -73,7 +75,14 @@ class Builder:
             }
         )
         faults = Faults()
-        runtime = MemoryRuntime(instance="i", faults=faults, engine=self.engine, call_timeout=1.0, flows=settings.flows)
+        runtime = MemoryRuntime(
+            instance="i",
+            faults=faults,
+            engine=self.engine,
+            call_timeout=1.0,
+            flows=settings.flows,
+            capabilities=self.capabilities,
+        )
         await runtime.open()
         async with open_core(settings, runtime) as opened:
             manager = ContainerManager(opened.core)

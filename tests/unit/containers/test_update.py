@@ -254,3 +254,76 @@ async def test_a_manager_that_died_in_the_middle_takes_it_back_at_its_next_start
         await house.told("operation_recovered")
         left = sorted(path.name for path in (house.root / "state" / "code").iterdir())
         assert left == ([info.id] if code else [])
+
+
+# --- code that is copied in -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def far(house):
+    """Its runtime can't mount: what a container holds is what was there when it was made."""
+    house.runtime.capabilities = replace(house.runtime.capabilities, mounts=False)
+    house.held = []
+    make = house.runtime.create
+
+    async def create(spec, progress=None):
+        made = await make(spec, progress)
+        folder = spec.code_folder
+        house.held.append((folder / "version").read_text() if folder else None)
+        return made
+
+    house.runtime.create = create
+    return house
+
+
+async def test_where_code_is_copied_in_the_container_is_made_anew_with_it(far, sources: Path) -> None:
+    info = await made(far, sources)
+    after = await far.manager.update_container(LOCAL, update("web", sources / "two"))
+    assert (after.id, after.status, version(far, info)) == (info.id, "running", "two")
+    assert far.held == ["one", "two"]
+    back = await far.manager.rollback_container(LOCAL, requests.ChangeContainer(container_id="web"))
+    assert (back.id, version(far, info), far.held) == (info.id, "one", ["one", "two", "one"])
+
+
+@pytest.mark.parametrize(("step", "held"), [("start", ["one", "two", "one"]), ("create", ["one", "one"])])
+async def test_what_fails_there_is_taken_back_with_the_code_that_was_copied_before(
+    far, sources: Path, step: str, held: list[str]
+) -> None:
+    info = await made(far, sources)
+    far.faults.fail(step, RuntimeRefused("no", kind="memory"))
+    with pytest.raises(RuntimeRefused) as refused:
+        await far.manager.update_container(LOCAL, update("web", sources / "two"))
+    assert refused.value.details["rolled_back"] is True
+    assert (version(far, info), far.held) == ("one", held)
+    assert far.manager.get_container(LOCAL, requests.OneContainer(container_id="web")).status == "running"
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_manager_that_died_in_the_middle_makes_the_container_anew_with_the_old_code(
+    builder, swapped: bool, there: bool
+) -> None:
+    root = builder.root / "src"
+    for name in ("one", "two"):
+        (root / name).mkdir()
+        (root / name / "version").write_text(name)
+    builder.capabilities = replace(builder.capabilities, mounts=False)
+    async with builder.open() as house:
+        info = await house.manager.create_container(
+            LOCAL,
+            requests.CreateContainer.model_validate(
+                {"image": "memory", "command": ["sleep"], "name": "web", "start": True, "code_path": str(root / "one")}
+            ),
+        )
+        old = house.runtime.engine.flows[info.id]
+        await house.core.record(house.core.table.get(info.id), phase="updating")
+        if swapped:
+            await house.core.code.swap(info.id, await house.core.code.stage(info.id, root / "two"))
+        if not there:
+            # Between the end of one container and the beginning of the next.
+            await house.runtime.remove(info.id, force=True)
+    async with builder.open() as house:
+        assert version(house, info) == "one"
+        assert house.runtime.engine.flows[info.id] is not old
+        assert house.core.table.get(info.id).record.phase == "created"
+        assert house.manager.get_status(LOCAL, requests.OneContainer(container_id="web")).state == "running"

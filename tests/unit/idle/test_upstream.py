@@ -10,6 +10,7 @@ from flow_manager.idle.upstream import (
     candidates,
     flow_port,
     networks_here,
+    no_way,
     on_link,
     parse_route,
     parse_route_6,
@@ -160,3 +161,34 @@ def test_this_machines_networks_can_be_read() -> None:
 def test_a_way_is_printed_as_people_write_it() -> None:
     assert str(Candidate("::1", 80)) == "[::1]:80"
     assert str(Candidate("10.0.0.1", 80)) == "10.0.0.1:80"
+
+
+# --- an engine on another machine -------------------------------------------------------------------------------------
+
+THERE = {"addresses": ("172.17.0.2",), "ports": {"80/tcp": 32768}, "engine_host": "10.0.0.7"}
+
+
+@pytest.mark.parametrize(
+    ("published_on", "reached"), [("0.0.0.0", "10.0.0.7"), ("::", "10.0.0.7"), ("10.9.9.9", "10.9.9.9")]
+)
+def test_a_flow_on_another_machine_is_reached_by_its_published_port_alone(published_on: str, reached: str) -> None:
+    found = candidates(seen(**THERE), 80, "docker", published_on=published_on)
+    assert found == (Candidate(reached, 32768, True),), "its own address may be somebody else's here"
+
+
+def test_a_port_published_on_the_loopback_of_another_machine_is_not_here() -> None:
+    assert candidates(seen(**THERE), 80, "docker", published_on="127.0.0.1") == ()
+    assert "policy.publish_address to 0.0.0.0" in no_way(seen(**THERE), 80, published_on="127.0.0.1")
+
+
+def test_what_others_published_there_is_tried_whatever_our_own_flows_do() -> None:
+    found = candidates(seen(**THERE, adopted=True), 80, "docker", published_on="127.0.0.1")
+    assert found == (Candidate("10.0.0.7", 32768, True),)
+
+
+def test_without_a_way_there_it_is_said_what_is_missing() -> None:
+    assert "'ports'" in no_way(seen(engine_host="10.0.0.7"), 80, published_on="0.0.0.0")
+    assert candidates(seen(**{**THERE, "engine_host": ""}), 80, "docker", published_on="0.0.0.0") == ()
+    assert "looked up" in no_way(seen(**{**THERE, "engine_host": ""}), 80, published_on="0.0.0.0")
+    for observation in (None, seen(), seen(engine_host="10.0.0.7", state="exited")):
+        assert no_way(observation, 80) == "no address is known at which port 80 could be reached"

@@ -35,7 +35,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     clients: list[EngineClient] = []
 
     async def start(handler: Handler) -> EngineClient:
-        app = web.Application()
+        app = web.Application(client_max_size=16 << 20)
 
         async def version(_: web.Request) -> web.Response:
             return web.json_response({"ApiVersion": "1.41"})
