@@ -57,12 +57,8 @@ def make_runtime(
         "sockets_dir": settings.sockets_dir.absolute(),
         "state_dir": settings.state_dir.absolute(),
     }
-    chosen = chosen.model_copy(
-        update={
-            "sockets_host_dir": chosen.sockets_host_dir or settings.sockets_host_dir,
-            "state_host_dir": chosen.state_host_dir or settings.state_host_dir,
-            "adopt": settings.adopt if chosen.adopt is None else chosen.adopt,
-        }
+    chosen = with_host_dirs(chosen, settings).model_copy(
+        update={"adopt": settings.adopt if chosen.adopt is None else chosen.adopt}
     )
     if kind == "docker":
         from flow_manager.runtimes.docker.provider import DockerProvider
@@ -81,6 +77,16 @@ def make_runtime(
 
         return ProxmoxProvider(name, chosen, flows=flows, **common)  # type: ignore[arg-type]
     raise SettingsRefused(f"runtimes.{name}: kind must be docker, process, memory or proxmox")
+
+
+def with_host_dirs(chosen: RuntimeSettings, settings: Settings) -> RuntimeSettings:
+    """With those of the whole service where a runtime has none of its own."""
+    return chosen.model_copy(
+        update={
+            "sockets_host_dir": chosen.sockets_host_dir or settings.sockets_host_dir,
+            "state_host_dir": chosen.state_host_dir or settings.state_host_dir,
+        }
+    )
 
 
 async def _answers(runtime: Runtime) -> bool:

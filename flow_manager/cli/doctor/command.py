@@ -44,6 +44,7 @@ def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Fin
     from flow_manager.cli.doctor import folders, machine
     from flow_manager.cli.doctor.channel import channel
     from flow_manager.cli.doctor.docker import docker
+    from flow_manager.cli.doctor.elsewhere import elsewhere
     from flow_manager.cli.doctor.flows import on_docker
     from flow_manager.cli.doctor.proxmox import proxmox
     from flow_manager.client.wire import checked_url
@@ -72,6 +73,7 @@ def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Fin
     wanted = on_docker(settings)
     needed = "docker" in (settings.runtime, *settings.runtimes) or bool(wanted)
     found += docker(os.environ, configured=configured, needed=needed, flows=wanted)
+    found += elsewhere(settings, os.environ)
     found += proxmox(settings)
     found += channel(settings)
     found += machine.cgroups()

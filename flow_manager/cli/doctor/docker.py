@@ -59,14 +59,6 @@ def judged(engine: Engine, version: Mapping[str, Any], info: Mapping[str, Any]) 
         wanted = ".".join(map(str, OLDEST_API))
         return [problem(ABOUT, f"{name} is too old", f"API {wanted} (engine 20.10) or newer is needed")]
     found = [ok(ABOUT, f"{name} answers at {engine.address}, storage {info.get('Driver', '?')}")]
-    if not engine.local:
-        found.append(
-            warning(
-                ABOUT,
-                "the engine is reached over the network",
-                "flows can only have their channel on an engine of this machine",
-            )
-        )
     if not info.get("LiveRestoreEnabled"):
         found.append(
             warning(

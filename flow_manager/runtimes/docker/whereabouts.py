@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from flow_manager.settings.models import RuntimeSettings
+from flow_manager.util.hosts import is_loopback
 
 # A name server that hangs must hold up neither the start of a service nor a look at all containers.
 RESOLVE_SECONDS = 3.0
@@ -35,16 +36,7 @@ def is_elsewhere(url: str, settings: RuntimeSettings) -> bool:
     if settings.sockets_host_dir is not None or settings.state_host_dir is not None:
         return False
     host = host_of(url)
-    return host is not None and not _is_loopback(host)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host is not None and not is_loopback(host)
 
 
 class EngineHost:
