@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,7 +45,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Engine:
-    """One engine by its address: `unix:///path` or `tcp://host:port`."""
+    """One engine by its address: `unix:///path` or `tcp://host:port`, with TLS where the environment says so."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -105,7 +107,10 @@ class Engine:
         parts = urlsplit(self.address)
         if parts.scheme == "unix":
             return _UnixConnection(parts.path, timeout)
-        if parts.scheme in ("tcp", "http") and parts.hostname:
+        if parts.scheme in ("tcp", "http", "https") and parts.hostname:
+            address, context = _secured(self.address)
+            if address.startswith("https://"):
+                return http.client.HTTPSConnection(parts.hostname, parts.port or 2376, timeout=timeout, context=context)
             return http.client.HTTPConnection(parts.hostname, parts.port or 2375, timeout=timeout)
         raise ValueError(f"addresses of the kind '{parts.scheme or self.address}' can't be looked at here")
 
@@ -113,6 +118,17 @@ class Engine:
 def candidates(environ: Mapping[str, str], configured: str | None = None) -> list[str]:
     """Where an engine may be, in the order in which the service looks: the setting, DOCKER_HOST, the usual socket."""
     return [configured or environ.get("DOCKER_HOST") or USUAL_SOCKET]
+
+
+def _secured(address: str) -> tuple[str, ssl.SSLContext | None]:
+    """As the service speaks to it. :raises ValueError: its certificates can't be used."""
+    from flow_manager.errors import SettingsRefused
+    from flow_manager.runtimes.docker.tls import secured
+
+    try:
+        return secured(address, os.environ)
+    except SettingsRefused as refused:
+        raise ValueError(str(refused)) from None
 
 
 def api_version(text: Any) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from aiodocker import Docker
 from aiodocker.exceptions import DockerError
 
 from flow_manager.errors import RuntimeUnavailable, TooManyStreams
+from flow_manager.runtimes.docker import tls
 from flow_manager.runtimes.docker.errors import KIND, NOT_CONNECTED
 from flow_manager.runtimes.docker.hijack import UPGRADE, Hijacked
 
@@ -52,6 +53,7 @@ class EngineClient:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._over_tls = False
         self._control: Docker | None = None
         self._streams: Docker | None = None
         self._slots = asyncio.Semaphore(CONTROL_LIMIT)
@@ -60,6 +62,7 @@ class EngineClient:
         self._hijacked: set[Hijacked] = set()
 
     async def open(self) -> None:
+        """:raises SettingsRefused: it is to be spoken to over TLS, and the certificates can't be used."""
         # sock_read stays unlimited: asyncio.timeout around each call is the limit.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         self._control = self._docker(timeout)
@@ -68,9 +71,16 @@ class EngineClient:
     def _docker(self, timeout: aiohttp.ClientTimeout) -> Docker:
         if self.url.startswith("unix://"):
             # No limit in the connector: waiting for one of its slots would have no words for why it fails.
-            connector = aiohttp.UnixConnector(self.url.removeprefix("unix://"), limit=0)
-            session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-            return Docker(url="unix://localhost", connector=connector, session=session, timeout=timeout)
+            unix = aiohttp.UnixConnector(self.url.removeprefix("unix://"), limit=0)
+            session = aiohttp.ClientSession(connector=unix, timeout=timeout)
+            return Docker(url="unix://localhost", connector=unix, session=session, timeout=timeout)
+        if self.url.startswith(("tcp://", "http://", "https://")):
+            # aiodocker's own has the usual limit of a hundred: log followers would hold up all other streams.
+            address, context = tls.secured(self.url, os.environ)
+            self._over_tls = context is not None
+            tcp = aiohttp.TCPConnector(limit=0, ssl=context or True)
+            session = aiohttp.ClientSession(connector=tcp, timeout=timeout)
+            return Docker(url=address, connector=tcp, session=session, timeout=timeout)
         return Docker(url=self.url, timeout=timeout)
 
     async def close(self) -> None:
@@ -91,7 +101,7 @@ class EngineClient:
         if self.url.startswith("unix://"):
             connector: aiohttp.BaseConnector = aiohttp.UnixConnector(self.url.removeprefix("unix://"), force_close=True)
             address = "http://localhost/_ping"
-        elif self.url.startswith(("tcp://", "http://")):
+        elif self.url.startswith(("tcp://", "http://")) and not self._over_tls:
             connector = aiohttp.TCPConnector(force_close=True)
             address = f"http://{self.url.partition('://')[2].rstrip('/')}/_ping"
         else:
