@@ -97,11 +97,14 @@ class PveClient:
         waits = exponential(FIRST_WAIT, maximum=LONGEST_WAIT)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
+        before: CallFailed | None = None
         for attempt in range(1, TRIES + 1):
             try:
                 return await self._call(verb, path, values, deadline - loop.time())
             except CallFailed as failed:
-                wait = next(waits)
+                if before is not None and loop.time() >= deadline:
+                    raise before from None  # a last try that had no time left says nothing
+                before, wait = failed, next(waits)
                 if not failed.passing or attempt == TRIES or loop.time() + wait >= deadline:
                     raise
                 await asyncio.sleep(wait)

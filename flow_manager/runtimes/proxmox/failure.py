@@ -60,6 +60,10 @@ def of_exception(exc: BaseException) -> CallFailed:
         return CallFailed(UNREACHABLE, str(exc), sent=False, tls=True)
     if isinstance(exc, requests.exceptions.SSLError) and not isinstance(_cause(exc), _CUT):
         return _of_tls(exc)
+    if type(exc) is OSError and "CA certificate" in str(exc):
+        return CallFailed(
+            UNREACHABLE, "the ca_file with the server's certificate authority is gone", sent=False, tls=True
+        )
     if isinstance(exc, requests.exceptions.ConnectTimeout):
         return CallFailed(UNREACHABLE, "no connection in time", sent=False)
     if isinstance(exc, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
@@ -71,6 +75,8 @@ def of_exception(exc: BaseException) -> CallFailed:
 
 def _of_tls(exc: BaseException) -> CallFailed:
     root = _cause(exc)
+    if getattr(root, "reason", None) == "NO_CERTIFICATE_OR_CRL_FOUND":
+        return CallFailed(UNREACHABLE, "the ca_file holds no certificate", sent=False, tls=True)
     if isinstance(root, ssl.SSLCertVerificationError | ssl.CertificateError) or "certificate" in str(root).lower():
         return CallFailed(UNREACHABLE, f"its certificate is not accepted: {_root(exc)}", sent=False, tls=True)
     what = getattr(root, "reason", None) or _root(exc)

@@ -123,6 +123,26 @@ async def test_what_is_no_matter_of_certificates_is_not_called_one(
         await runtime.close()
 
 
+async def test_a_file_without_certificates_is_named(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate")
+    runtime = await lab.open(lab.settings(ca_file=file), interval=60)
+    with pytest.raises(errors.RuntimeUnavailable, match="ca_file holds no certificate"):
+        await runtime.ping()
+    file.unlink()
+    with pytest.raises(errors.RuntimeUnavailable, match=r"ca_file .* is gone"):
+        await runtime.ping()
+
+
+async def test_who_never_answers_is_told_by_what_was_seen_of_it(lab: Lab) -> None:
+    runtime = await lab.open(interval=60)
+    await runtime.ping()
+    lab.pve.faults.cut("GET /version", times=1)
+    lab.pve.faults.slow(3, path="/version", times=1)
+    with pytest.raises(CallFailed, match="was cut"):
+        await runtime.client.get("version", within=0.6)
+
+
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"no"', b"<html>", b"\xff\xfe"])
 async def test_a_gateways_own_answer_is_told_with_its_status(lab: Lab, tmp_path: Path, body: bytes) -> None:
     async def handle(_request: web.Request) -> web.Response:
