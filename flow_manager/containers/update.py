@@ -224,10 +224,7 @@ async def _take_back(core: Core, entry: FlowEntry, change: Change) -> None:
     if change.swapped:
         if entry.running:
             await stop_now(core, entry, signal=None, timeout=None)
-        if change.before is not None:
-            # First: as long as the folder is there, a manager that starts again knows that this is to be done.
-            await _make_anew(core, entry, change.before)
-        await core.code.undo(entry.id)
+        await _undo(core, entry, change.before, swapped=True)
     await core.record(entry, phase="created")
     if change.ran and not entry.running and entry.record.desired == "running":
         await start_now(core, entry)
@@ -257,6 +254,19 @@ async def _works(core: Core, entry: FlowEntry) -> None:
         # Somebody stopped it, or it has done what it does.
         if entry.record.desired == "running" and ended.details.get("exit_code"):
             raise
+
+
+async def _undo(core: Core, entry: FlowEntry, before: FlowSpec | None, *, swapped: bool) -> None:
+    """Put the old code back, and with `before` the old container. `swapped`: there is something to put back."""
+    # A container that takes its code in is made of what is there then. Of a flow that had none, the folder goes last: as long
+    # as it is there, a manager that starts again knows that this is to be done.
+    folder_first = before is None or before.code_folder is not None
+    if swapped and folder_first:
+        await core.code.undo(entry.id)
+    if before is not None:
+        await _make_anew(core, entry, before)
+    if swapped and not folder_first:
+        await core.code.undo(entry.id)
 
 
 async def _make_anew(core: Core, entry: FlowEntry, spec: FlowSpec) -> None:
@@ -292,14 +302,7 @@ async def recover_update(core: Core, entry: FlowEntry) -> None:
             # Killed between the removal of one container and the making of the next: that is made now.
             if not anew:
                 raise
-    if had_code and swapped:
-        # Before the container is made, which may take its code in.
-        await core.code.undo(entry.id)
-    if anew:
-        # Before the folder of one that had none goes, which tells that this is still to be done.
-        await _make_anew(core, entry, spec_of(core, entry, code=had_code))
-    if not had_code and (swapped or new):
-        await core.code.undo(entry.id)
+    await _undo(core, entry, spec_of(core, entry, code=had_code) if anew else None, swapped=swapped or new)
     await core.record(entry, phase="created")
     if entry.record.desired == "running" and entry.config.idle is None:
         await start_now(core, entry)  # one with a policy wakes on demand
