@@ -115,7 +115,7 @@ def create(
         raise typer.BadParameter("an image is wanted, as an argument or in --file", param_hint="IMAGE")
 
     async def work(client: FlowManagerClient) -> dict[str, Any]:
-        from flow_manager.client.client import CREATE_TIMEOUT
+        from flow_manager.client.life import CREATE_TIMEOUT
 
         info: dict[str, Any] = await client.call("create_container", request, timeout=CREATE_TIMEOUT)
         return info

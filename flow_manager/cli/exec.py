@@ -54,7 +54,7 @@ def execute(
         request["environment"] = environment(env, os.environ)
 
     async def work(client: FlowManagerClient) -> dict[str, Any]:
-        from flow_manager.client.client import EXEC_GRACE
+        from flow_manager.client.inside import EXEC_GRACE
 
         answer: dict[str, Any] = await client.call("exec_container", request, timeout=timeout + EXEC_GRACE)
         return answer

@@ -106,7 +106,8 @@ def remove(
 def each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) -> None:
     """One that is refused doesn't keep the others from their turn; the exit status tells of it."""
     from flow_manager.client import ServiceRefused
-    from flow_manager.client.client import OPERATION_TIMEOUT, WAKE_TIMEOUT
+    from flow_manager.client.inside import WAKE_TIMEOUT
+    from flow_manager.client.life import OPERATION_TIMEOUT
 
     # Both wait for readiness: theirs, and that of what they need.
     ready = event == "wake_container" or request.get("wait") == "ready"

@@ -43,7 +43,7 @@ def update(
         request["code_path"] = str(code.absolute())
 
     async def work(client: FlowManagerClient) -> Any:
-        from flow_manager.client.client import WAKE_TIMEOUT
+        from flow_manager.client.inside import WAKE_TIMEOUT
 
         event = "rollback_container" if rollback else "update_container"
         return await client.call(event, request, timeout=WAKE_TIMEOUT)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from flow_manager.client.errors import ServiceRefused
 from flow_manager.client.feed import ActivityFeed
 from flow_manager.client.following import Router
-from flow_manager.client.inside import EXEC_GRACE, TERMINAL_TIMEOUT, WAKE_TIMEOUT, LooksInside
+from flow_manager.client.inside import TERMINAL_TIMEOUT, LooksInside
+from flow_manager.client.life import ChangesFlows
 from flow_manager.client.session import Session
 from flow_manager.client.terminals import RemoteTerminals
 from flow_manager.client.wakes import WakeFollower
@@ -17,35 +18,26 @@ from flow_manager.client.wire import checked_url, incoming, outgoing, reply_data
 from flow_manager.contract.activity import Activity, ActivityPage, Subscription
 from flow_manager.contract.inside import LogLines, TerminalClosed, TerminalOutput, UsageSample
 from flow_manager.contract.models import (
-    ContainerConfig,
     ContainerInfo,
     ContainerMessage,
     ContainerState,
     ContainerStatus,
-    Deleted,
-    IdlePolicy,
     MessageDelivery,
 )
-from flow_manager.contract.wake import ContainerWakeEvent, IdleExplanation, WakeHistory
+from flow_manager.contract.wake import ContainerWakeEvent, WakeHistory
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_TIMEOUT = 10.0
 RECONNECT_FOR = 60.0
 READ_TIMEOUT = 30.0
-# The service gives an engine call up to two minutes; its own answer is better than ours, so we wait a little longer.
-OPERATION_TIMEOUT = 180.0
-# A create may pull an image, which is only bounded by its progress.
-CREATE_TIMEOUT = 1800.0
 # How long after its own deadline the service may answer.
 ANSWER_GRACE = 15.0
-
-__all__ = ["ANSWER_GRACE", "DEFAULT_URL", "EXEC_GRACE", "WAKE_TIMEOUT", "FlowManagerClient"]
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class FlowManagerClient(LooksInside):
+class FlowManagerClient(ChangesFlows, LooksInside):
     """A connection to a service, made again when it is lost.
 
     A call under way when that happens is repeated with the same `request_id`, so that nothing is done twice. Every call
@@ -112,95 +104,7 @@ class FlowManagerClient(LooksInside):
         """What the service said of itself at the (last) connect: version, instance, stream, principal, runtimes …"""
         return self._session.hello
 
-    # --- the events, in the order of the contract ---------------------------------------------------------------------
-
-    async def create_container(
-        self,
-        config: ContainerConfig | Mapping[str, Any],
-        *,
-        start: bool = False,
-        request_id: str | None = None,
-        timeout: float = CREATE_TIMEOUT,
-    ) -> ContainerInfo:
-        fields = config.model_dump(exclude_unset=True) if isinstance(config, ContainerConfig) else dict(config)
-        request = {**fields, **({"start": True} if start else {}), "request_id": request_id}
-        return incoming(ContainerInfo, await self.call("create_container", request, timeout=timeout))
-
-    async def start_container(
-        self, container_id: str, *, wait: Literal["started", "ready"] = "started", request_id: str | None = None
-    ) -> ContainerStatus:
-        return await self._change("start_container", container_id, request_id, wait=wait)
-
-    async def stop_container(
-        self,
-        container_id: str,
-        *,
-        signal: str | None = None,
-        timeout: float | None = None,
-        request_id: str | None = None,
-    ) -> ContainerStatus:
-        return await self._change("stop_container", container_id, request_id, signal=signal, timeout=timeout)
-
-    async def restart_container(
-        self, container_id: str, *, timeout: float | None = None, request_id: str | None = None
-    ) -> ContainerStatus:
-        return await self._change("restart_container", container_id, request_id, timeout=timeout)
-
-    async def pause_container(self, container_id: str, *, request_id: str | None = None) -> ContainerStatus:
-        return await self._change("pause_container", container_id, request_id)
-
-    async def unpause_container(self, container_id: str, *, request_id: str | None = None) -> ContainerStatus:
-        return await self._change("unpause_container", container_id, request_id)
-
-    async def kill_container(
-        self, container_id: str, *, signal: str = "SIGKILL", request_id: str | None = None
-    ) -> ContainerStatus:
-        return await self._change("kill_container", container_id, request_id, signal=signal)
-
-    async def update_container(
-        self, container_id: str, code_path: str, *, request_id: str | None = None
-    ) -> ContainerInfo:
-        """`code_path`: a file, folder or tar archive on the service's machine, below the folders that its settings allow."""
-        request = {"container_id": container_id, "code_path": code_path, "request_id": request_id}
-        return incoming(ContainerInfo, await self.call("update_container", request, timeout=WAKE_TIMEOUT))
-
-    async def rollback_container(self, container_id: str, *, request_id: str | None = None) -> ContainerInfo:
-        request = {"container_id": container_id, "request_id": request_id}
-        return incoming(ContainerInfo, await self.call("rollback_container", request, timeout=WAKE_TIMEOUT))
-
-    async def delete_container(
-        self, container_id: str, *, force: bool = False, request_id: str | None = None
-    ) -> Deleted:
-        request = {"container_id": container_id, "force": force, "request_id": request_id}
-        return incoming(Deleted, await self.call("delete_container", request, timeout=OPERATION_TIMEOUT))
-
-    async def sleep_container(self, container_id: str, *, request_id: str | None = None) -> ContainerStatus:
-        return await self._change("sleep_container", container_id, request_id)
-
-    async def wake_container(
-        self, container_id: str, *, wait: bool = True, request_id: str | None = None
-    ) -> ContainerStatus:
-        request = {"container_id": container_id, "wait": wait, "request_id": request_id}
-        return incoming(ContainerStatus, await self.call("wake_container", request, timeout=WAKE_TIMEOUT))
-
-    async def set_idle_policy(
-        self, container_id: str, idle: IdlePolicy | Mapping[str, Any], *, request_id: str | None = None
-    ) -> IdleExplanation:
-        """The whole policy: a field that is left out gets its default."""
-        fields = idle.model_dump(mode="json", exclude_unset=True) if isinstance(idle, IdlePolicy) else dict(idle)
-        request = {"container_id": container_id, "idle": fields, "request_id": request_id}
-        return incoming(IdleExplanation, await self.call("set_idle_policy", request))
-
-    async def explain_container(self, container_id: str) -> IdleExplanation:
-        return incoming(IdleExplanation, await self.call("explain_container", {"container_id": container_id}))
-
-    async def subscribe_wake_events(self, container_id: str) -> WakeHistory:
-        """The steps of the current attempt; those after them come to `on_wake`, also after a lost connection."""
-        return await self._wakes.follow(container_id)
-
-    async def unsubscribe_wake_events(self, container_id: str) -> None:
-        self._wakes.leave(container_id)
-        await self.call("unsubscribe_wake_events", {"container_id": container_id})
+    # --- reading, talking, following; see the bases for the other events -------------------------------------------------
 
     async def get_status(self, container_id: str) -> ContainerStatus:
         return incoming(ContainerStatus, await self.call("get_status", {"container_id": container_id}))
@@ -280,15 +184,6 @@ class FlowManagerClient(LooksInside):
         :raises Unreachable: within `timeout` seconds.
         """
         return reply_data(event, await self._session.call(event, outgoing(event, request), timeout))
-
-    async def _change(
-        self, event: str, container_id: str, request_id: str | None, *, timeout: float | None = None, **fields: Any
-    ) -> ContainerStatus:
-        request = {"container_id": container_id, "request_id": request_id, **fields}
-        if timeout is not None:
-            request["timeout"] = float(timeout)
-        data = await self.call(event, request, timeout=OPERATION_TIMEOUT + (timeout or 0))
-        return incoming(ContainerStatus, data)
 
     async def _subscribe(self, request: dict[str, Any]) -> Subscription:
         """One try on the connection that there is: the feed holds what comes meanwhile, and asks anew when it is lost."""

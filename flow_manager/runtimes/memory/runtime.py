@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -12,9 +12,7 @@ from flow_manager.contract.models import ResourceUsage
 from flow_manager.errors import (
     ContainerNotFound,
     ContainerRunning,
-    ContainerStopped,
     InvalidRequest,
-    OperationTimeout,
     RuntimeUnavailable,
     Unsupported,
 )
@@ -23,19 +21,19 @@ from flow_manager.runtimes.base import (
     Capabilities,
     FlowSpec,
     Observation,
-    PortBinding,
     Progress,
     RuntimeEvent,
 )
 from flow_manager.runtimes.hub import EventHub
 from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
-from flow_manager.runtimes.memory import exec
+from flow_manager.runtimes.memory import execution
 from flow_manager.runtimes.memory.engine import KIND, SIGCONT, SIGKILL, MemoryEngine, MemoryFlow
+from flow_manager.runtimes.memory.execution import first
 from flow_manager.runtimes.memory.faults import Fault, Faults, When
+from flow_manager.runtimes.memory.outside import Outside
 from flow_manager.runtimes.memory.terminal import MemoryTerminal
 from flow_manager.runtimes.signals import signal_number
 from flow_manager.settings.models import FlowSettings
-from flow_manager.util.ids import derived_flow_id
 
 CAPABILITIES = Capabilities(
     exec=True, attach=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True
@@ -46,7 +44,7 @@ MEMORY_OF_A_FLOW = 1024 * 1024
 Sleep = Callable[[float], Awaitable[None]]
 
 
-class MemoryRuntime(NothingInside):
+class MemoryRuntime(Outside, NothingInside):
     """A `Runtime` without an engine.
 
     Its flows end with `close`, unless an `engine` is given in: then they go on until that is closed, as containers would.
@@ -102,54 +100,6 @@ class MemoryRuntime(NothingInside):
                 pass
         except TimeoutError:
             raise self._unavailable(f"no answer in {timeout} s") from None
-
-    # --- from outside -------------------------------------------------------------------------------------------------
-
-    def die(self, id: str, code: int | None = 137, *, cause: str = "exit") -> None:
-        """The flow ends, and nobody asked for it. `cause`: exit or oom."""
-        self.engine.flows[id].die(code, cause=cause)
-
-    def outside_stop(self, id: str, code: int | None = 143) -> None:
-        """A person ends it by hand, as with `docker stop`."""
-        self.engine.flows[id].die(code, cause="stop")
-
-    def appear(
-        self,
-        name: str,
-        labels: Mapping[str, str],
-        *,
-        running: bool = True,
-        environment: Mapping[str, str] | None = None,
-        ports: tuple[PortBinding, ...] = (),
-        command: tuple[str, ...] = ("sleep",),
-        enabled: bool = True,
-    ) -> str:
-        """Somebody else makes a container, to be adopted; or makes the one of this name anew. Gives the flow's id.
-
-        `enabled`: with the label that asks for it.
-        """
-        flow_id = derived_flow_id(self.name, name)
-        flow = self.engine.appear(
-            FlowSpec(
-                id=flow_id,
-                name=name,
-                container_name=name,
-                tenant="",
-                instance=self._instance,
-                image="memory",
-                command=command,
-                environment=dict(environment or {}),
-                ports=ports,
-                labels={**({LABEL_ENABLE: "true"} if enabled else {}), **labels},
-            )
-        )
-        if running:
-            flow.start()
-        return flow_id
-
-    def vanish(self, id: str) -> None:
-        """Somebody removes it behind our back."""
-        self.engine.remove(id)
 
     # --- flows --------------------------------------------------------------------------------------------------------
 
@@ -268,34 +218,9 @@ class MemoryRuntime(NothingInside):
         async with self._call("exec"):
             flow = self._flow(id)
             self._need("exec", "run commands")
-            if flow.state != "running":
-                raise self._not_running(flow)
-            program = self.engine.commands.get(command.argv[0])
-            if program is None:
-                return ExecOutcome(exec.NOT_FOUND, b"", f"{command.argv[0]}: not found\n".encode())
-            call = exec.Call(
-                command.argv,
-                {**flow.environment(), **command.environment},
-                command.working_dir or flow.spec.working_dir or "/",
-                self._sleep,
+            return await execution.run(
+                flow, self.engine.commands, command, timeout=timeout, limit=limit, sleep=self._sleep
             )
-            running = asyncio.ensure_future(program(call))
-            ended = asyncio.ensure_future(flow.ended.wait())
-            try:
-                in_time = await self._first(
-                    asyncio.wait({running, ended}, return_when=asyncio.FIRST_COMPLETED), timeout
-                )
-                if ended.done():
-                    raise self._not_running(flow)
-                if not in_time:
-                    raise OperationTimeout(
-                        f"the command had not ended after {timeout:g} s", operation="exec", timeout=timeout
-                    )
-                return exec.capped(running.result(), limit)
-            finally:
-                running.cancel()
-                ended.cancel()
-                await asyncio.wait({running, ended})
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -314,7 +239,7 @@ class MemoryRuntime(NothingInside):
         if fault is None:
             return
         if fault.hangs:
-            if not await self._first(self.faults.released(call), self._call_timeout):
+            if not await first(self.faults.released(call), self._sleep(self._call_timeout)):
                 raise self._unavailable(f"{call} got no answer in {self._call_timeout:.0f} s")
         elif fault.seconds:
             await self._sleep(fault.seconds)
@@ -323,18 +248,7 @@ class MemoryRuntime(NothingInside):
 
     async def _wait_for_end(self, flow: MemoryFlow, timeout: float) -> None:
         if flow.running:
-            await self._first(flow.ended.wait(), timeout)
-
-    async def _first(self, awaited: Awaitable[object], timeout: float) -> bool:
-        """True when it came before `timeout` seconds of `sleep`."""
-        wanted, timer = asyncio.ensure_future(awaited), asyncio.ensure_future(self._sleep(timeout))
-        try:
-            await asyncio.wait({wanted, timer}, return_when=asyncio.FIRST_COMPLETED)
-            return wanted.done()
-        finally:
-            wanted.cancel()
-            timer.cancel()
-            await asyncio.wait({wanted, timer})
+            await first(flow.ended.wait(), self._sleep(timeout))
 
     def _flow(self, id: str) -> MemoryFlow:
         flow = self.engine.flows.get(id)
@@ -359,11 +273,7 @@ class MemoryRuntime(NothingInside):
 
     def _need_running(self, flow: MemoryFlow) -> None:
         if not flow.running:
-            raise self._not_running(flow)
-
-    def _not_running(self, flow: MemoryFlow) -> ContainerStopped:
-        words = "is paused" if flow.state == "paused" else "does not run"
-        return ContainerStopped(f"flow {flow.spec.name!r} {words}", state=flow.state)
+            raise execution.not_running(flow)
 
     def _refuse_what_it_cannot(self, spec: FlowSpec) -> None:
         limits = (spec.memory, spec.cpus, spec.pids) != (None, None, None)
