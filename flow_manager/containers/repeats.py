@@ -75,7 +75,7 @@ class Repeats:
             self._under_way[key] = (known, task)
             task.add_done_callback(lambda _done: self._under_way.pop(key, None))
         if known != print_of_it:
-            return failure(_another_request(request_id))
+            return failure(another_request(request_id))
         return await asyncio.shield(task)
 
     async def _first(
@@ -93,7 +93,7 @@ class Repeats:
             return failure(error)
         if kept is not None and self._clock.now() - kept.created_at < KEEP:
             if kept.fingerprint != print_of_it:
-                return failure(_another_request(request_id))
+                return failure(another_request(request_id))
             return kept.reply
         reply = await call()
         if not (reply.get("error") and reply.get("code") in TRANSIENT_CODES):
@@ -131,5 +131,5 @@ def _fingerprint(event: str, raw: dict[str, Any]) -> str:
     return hashlib.sha256(event.encode() + b"\x00" + orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _another_request(request_id: str) -> Conflict:
+def another_request(request_id: str) -> Conflict:
     return Conflict(f"request_id '{request_id}' was used for another request", operation="request_id")

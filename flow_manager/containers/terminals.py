@@ -10,13 +10,14 @@ Use of the flow is what a person does: opening, joining, typing, resizing. Outpu
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from flow_manager.containers.entry import FlowEntry
+from flow_manager.containers.repeats import another_request
 from flow_manager.containers.status import state_of
 from flow_manager.containers.terminal import OpenTerminal, Viewer
 from flow_manager.containers.use import Lease
@@ -61,9 +62,10 @@ class _Held:
         self.lease: Lease | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.waking = False
-        self.request_id: str | None = None
+        self.request: AttachContainer | None = None
         self.opened: asyncio.Event = asyncio.Event()
-        self.typed: deque[str] = deque(maxlen=REMEMBERED)
+        # What was typed by which request.
+        self.typed: dict[str, bytes] = {}
 
     def release(self) -> None:
         lease, self.lease = self.lease, None
@@ -111,7 +113,7 @@ class Terminals:
         """
         entry = self._core.table.resolve(principal, request.container_id)
         self._refuse_when_closing()
-        joins = request.terminal_id or await self._opened_before(entry, principal, request.request_id)
+        joins = request.terminal_id or await self._opened_before(entry, principal, request)
         if joins is None:
             terminal_id = await self._open(entry, principal, request)
         else:
@@ -144,7 +146,7 @@ class Terminals:
             raise InvalidRequest(f"command: {reason}", fields=[{"path": "command", "reason": reason}])
         terminal_id = self._new_id()
         held = _Held(entry, principal, request.target, self._core.clock.monotonic())
-        held.request_id = request.request_id
+        held.request = request
         self._refuse_too_many(held)
         self._held[terminal_id] = held  # counts from now on
         try:
@@ -173,14 +175,22 @@ class Terminals:
             raise ShuttingDown("the service is shutting down") if self._closing else _unknown(terminal_id)
         return terminal_id
 
-    async def _opened_before(self, entry: FlowEntry, principal: Principal, request_id: str | None) -> str | None:
-        """The terminal that the same request opened, or is opening: its reply was lost with its connection."""
-        if request_id is None:
-            return None
+    async def _opened_before(self, entry: FlowEntry, principal: Principal, request: AttachContainer) -> str | None:
+        """The terminal that the same request opened, or is opening: its reply was lost with its connection.
+
+        :raises Conflict: that id was another request's.
+        """
         for terminal_id, held in list(self._held.items()):
-            if (held.request_id, held.owner, held.entry) == (request_id, _owner(principal), entry):
-                await held.opened.wait()
-                return terminal_id if terminal_id in self._held else None
+            known = held.request
+            if request.request_id is None or known is None or known.request_id != request.request_id:
+                continue
+            if held.owner != _owner(principal):
+                continue
+            # The size may differ: a window was resized before its client came back.
+            if held.entry is not entry or (known.target, known.command) != (request.target, request.command):
+                raise another_request(request.request_id)
+            await held.opened.wait()
+            return terminal_id if terminal_id in self._held else None
         return None
 
     def _use(self, held: _Held) -> Lease:
@@ -192,9 +202,12 @@ class Terminals:
         """Input, in the order of the calls; the same `request_id` is typed once.
 
         :raises InvalidRequest: no such open terminal. :raises QueueFull: the program doesn't read.
+        :raises Conflict: that id came with other input.
         """
         held, terminal = self._live(principal, terminal_id)
-        if request_id is not None and request_id in held.typed:
+        if request_id is not None and (known := held.typed.get(request_id)) is not None:
+            if known != _digest(data):
+                raise another_request(request_id)
             return
         self._touch(held)
         if state_of(held.entry) != "running" and not held.waking:
@@ -203,7 +216,9 @@ class Terminals:
             self._spawn(self._wake(held))
         terminal.write(data)
         if request_id is not None:
-            held.typed.append(request_id)
+            held.typed[request_id] = _digest(data)
+            if len(held.typed) > REMEMBERED:
+                del held.typed[next(iter(held.typed))]
         await terminal.easy()
 
     async def resize(self, principal: Principal, terminal_id: str, cols: int, rows: int) -> None:
@@ -336,6 +351,10 @@ class Terminals:
 
 def _owner(principal: Principal) -> tuple[str, str]:
     return principal.tenant, principal.name
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _unknown(terminal_id: str, reason: str = "is not an open terminal", **details: Any) -> InvalidRequest:

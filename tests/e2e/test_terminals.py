@@ -350,6 +350,13 @@ async def test_a_repeated_request_opens_one_terminal_and_types_once(
         await screen.shows(b"\nover\r\n")
         last = screen.text()[screen.text().rindex(b"$ echo typed") :]
         assert last.count(b"echo typed") == 1
+        other = await flow_of(client, memory_platform)
+        for event, fields in (
+            ("attach_container", {"container_id": other, "request_id": "once"}),
+            ("attach_container", {"container_id": flow, "command": ["other"], "request_id": "once"}),
+            ("terminal_input", {"terminal_id": screen.id, "data": "echo else\r", "request_id": "same"}),
+        ):
+            assert (await client.refused(event, **fields))["code"] == "conflict"
 
 
 async def test_a_client_opens_only_so_many_terminals_and_a_runtime_that_fails_leaves_none(
