@@ -119,7 +119,10 @@ def _never_came(watcher: WakingFlow, refusal: UpstreamRefused | None, context: S
     if refusal is not None:
         return Problem(503, refusal.code, refusal.message).about(watcher, retry=True)
     if watcher.state == "ready":
-        detail = "it runs, but no port is known to forward to: `port`, `ports` or what its image exposes would say"
+        detail = (
+            "it runs, but no port is known to forward to: `port`, `ports` or what its image exposes would say; "
+            "on another machine's engine it must be published, and `policy.publish_address` be no loopback address"
+        )
         return Problem(502, "no_upstream", detail).about(watcher)
     return Problem(503, "asleep", "it fell asleep again each time it woke").about(watcher, retry=True)
 

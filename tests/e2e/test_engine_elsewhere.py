@@ -217,6 +217,23 @@ async def test_a_request_wakes_a_flow_there_through_its_published_port_and_finds
     assert not list((docker_platform.root / "state" / "code").iterdir())
 
 
+async def test_a_tcp_route_leads_there_through_the_published_port(
+    there: Callable[..., Settings], web: dict[str, Any], connect: Callable[..., Any], name: str
+) -> None:
+    port = free_port("127.0.0.1")
+    routes = [{"listen": f"127.0.0.1:{port}", "container": name, "port": WEB_PORT}]
+    async with running(there(tcp_routes=routes)) as service:
+        client = await connect(service)
+        await client.ok("create_container", **web)
+        async with asyncio.timeout(90):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /version HTTP/1.0\r\n\r\n")
+            answer = await reader.read()
+        writer.close()
+        assert answer.endswith(b"\r\n\r\none")
+        await client.ok("delete_container", container_id=name, force=True)
+
+
 async def test_a_port_that_is_not_published_to_the_network_is_an_answer_that_says_what_to_set(
     there: Callable[..., Settings],
     web: dict[str, Any],
@@ -228,7 +245,7 @@ async def test_a_port_that_is_not_published_to_the_network_is_an_answer_that_say
     code = [str(docker_platform.root / "code")]
     async with running(there(policy={"code_roots": code})) as service:
         client = await connect(service)
-        web["idle"] = {"wake_timeout": 1}
+        web["idle"] = {"wake_timeout": 5}  # the start itself may take long on a busy machine
         await client.ok("create_container", **web)
         refused = await client.refused("wake_container", container_id=name)
         assert refused["code"] == "wake_timeout"
