@@ -28,8 +28,11 @@ def spawn() -> Iterator[Spawn]:
         started.append(subprocess.Popen(command, start_new_session=True, **options))  # type: ignore[call-overload]
         pid = started[-1].pid
         # Popen returns a moment before the kernel is done with the exec: until then there is neither memory nor environment.
-        while (stat := kernel.read_stat(pid)) and stat.alive and not (kernel.PROC / str(pid) / "environ").read_bytes():
-            os.sched_yield()
+        with contextlib.suppress(ProcessLookupError):  # it ended between two looks
+            while (
+                (stat := kernel.read_stat(pid)) and stat.alive and not (kernel.PROC / str(pid) / "environ").read_bytes()
+            ):
+                os.sched_yield()
         return pid
 
     yield start
