@@ -128,7 +128,9 @@ class Creator:
         path = f"nodes/{source.node}/lxc/{source.vmid}"
         with translated(Subject(str(source.vmid))):
             original = await self._client.get(f"{path}/config", current=1)
-        parameters.cloned_net(text(original.get("net0")), options)  # refused before anything is made
+        # Refused before anything is made.
+        parameters.check_cloned(original)
+        parameters.cloned_net(text(original.get("net0")), options)
         full = options.full if options.full is not None else not source.template
 
         async def order(vmid: int) -> str:

@@ -165,13 +165,18 @@ class Ending:
             if known.removed:
                 return
             await self._orders.settle(known, Subject(known.flow_id, operation="delete"), overruling=force)
-            if (await self._inventory.look(known)).status == "running" or known.state == "paused":
+            runs = (await self._inventory.look(known)).status == "running" or known.state == "paused"
+            if runs and not force:
+                raise ContainerRunning(f"flow '{known.flow_id}' runs", state=known.state)
+            try:
+                # First as it is: one that is protected, or that the login may not remove, must not be killed for nothing.
+                await self._orders.patiently(lambda: self._destroy(known.vmid, known.path, known.flow_id))
+            except ContainerRunning:
                 if not force:
-                    raise ContainerRunning(f"flow '{known.flow_id}' runs", state=known.state)
-                if known.state == "running":
-                    await self._kill_now(known)
-                    await self._see_it_end(known)
-            await self._orders.patiently(lambda: self._destroy(known.vmid, known.path, known.flow_id))
+                    raise
+                await self._kill_now(known)
+                await self._see_it_end(known)
+                await self._orders.patiently(lambda: self._destroy(known.vmid, known.path, known.flow_id))
             self._inventory.gone(known)
 
     async def destroy(self, vmid: int, path: str) -> None:

@@ -36,7 +36,6 @@ class Written:
     wants_ipv4: bool = True
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     ostype: str = ""
-    protected: bool = False
 
 
 def written(config: Mapping[str, Any], labels: Mapping[str, str], vmid: int) -> Written:
@@ -49,7 +48,6 @@ def written(config: Mapping[str, Any], labels: Mapping[str, str], vmid: int) -> 
         wants_ipv4=wants_ipv4(config),
         environment={name: value for name, _, value in pairs},
         ostype=text(config.get("ostype")),
-        protected=config.get("protection") in (1, "1", True),
     )
 
 

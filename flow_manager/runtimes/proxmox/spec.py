@@ -155,6 +155,24 @@ def net(options: ProxmoxOptions, settings: RuntimeSettings) -> str:
     return ",".join(f"{key}={value}" for key, value in parts.items() if value is not None)
 
 
+def check_cloned(original: Mapping[str, Any]) -> None:
+    """Only `net0` of a clone can be given another address. :raises InvalidRequest: two containers would have one."""
+    others = {key: value for key, value in original.items() if re.fullmatch(r"net[1-9][0-9]*", key)}
+    for key, value in sorted(others.items()):
+        if _is_fixed(parse_net(str(value))):
+            raise _refusal(
+                "proxmox.clone", f"the original has a fixed address on {key}, which the clone would have too"
+            )
+
+
+def _is_fixed(parts: Mapping[str, str]) -> bool:
+    return parts.get("ip", "dhcp") not in ("dhcp", "manual") or parts.get("ip6", "auto") not in (
+        "dhcp",
+        "auto",
+        "manual",
+    )
+
+
 def cloned_net(source: str, options: ProxmoxOptions) -> str | None:
     """What `net0` of a clone must be; None where the copy is right. A clone has its original's fixed address.
 
@@ -163,12 +181,7 @@ def cloned_net(source: str, options: ProxmoxOptions) -> str | None:
     parts = parse_net(source)
     asked = {"ip": options.ip, "gw": options.gateway, "bridge": options.bridge, "tag": options.vlan}
     wanted = {key: str(value) for key, value in asked.items() if value is not None}
-    fixed = parts.get("ip", "dhcp") not in ("dhcp", "manual") or parts.get("ip6", "auto") not in (
-        "dhcp",
-        "auto",
-        "manual",
-    )
-    if fixed and options.ip is None:
+    if _is_fixed(parts) and options.ip is None:
         raise _refusal(
             "proxmox.ip",
             f"the original has the fixed address {parts.get('ip') or parts.get('ip6')}: give the clone its own, or dhcp",

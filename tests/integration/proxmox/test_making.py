@@ -13,7 +13,8 @@ from flow_manager.contract.proxmox import ProxmoxOptions
 from flow_manager.runtimes.base import LABEL_ID, Mount, PortBinding
 from flow_manager.runtimes.proxmox.description import read_description
 from tests.contract.harness import until
-from tests.integration.proxmox.conftest import Lab, make_spec
+from tests.integration.proxmox.conftest import NARROW, Lab, make_spec
+from tests.pve.access import LEAST
 from tests.pve.container import Container
 
 
@@ -204,3 +205,21 @@ async def test_a_create_that_is_given_up_while_its_task_runs_leaves_nothing(make
         return not lab.pve.containers and await runtime.list() == []
 
     await until(nothing, "what was made is removed")
+
+
+@pytest.mark.parametrize("why", ["protected", "not-allowed"])
+async def test_what_can_not_be_removed_is_not_killed_for_nothing(lab: Lab, why: str) -> None:
+    vmid = lab.pve.add_container(running=True, **({"protection": 1} if why == "protected" else {}))
+    runtime = await lab.open(lab.settings(LEAST if why == "protected" else NARROW))
+    id = await lab.adopted(runtime, vmid)
+    with pytest.raises(errors.RuntimeRefused, match=r"protection|VM\.Allocate"):
+        await runtime.remove(id, force=True)
+    assert lab.pve.containers[vmid].running
+
+
+async def test_a_clone_never_gets_its_originals_address_on_any_card(lab: Lab) -> None:
+    vmid = lab.pve.add_container(net1="name=eth1,bridge=vmbr0,ip=10.9.0.5/24")
+    runtime = await lab.open()
+    with pytest.raises(errors.InvalidRequest, match="net1"):
+        await runtime.create(make_spec(proxmox={"clone": vmid}))
+    assert list(lab.pve.containers) == [vmid]
