@@ -27,6 +27,8 @@ MAX_BYTES = 5 * 1024 * 1024
 # What is read of each stream at most: for the last lines, and for the next ones of a follower.
 MAX_READ = 1024 * 1024
 STEP = 256 * 1024
+# Lines made of them at a time: some 5 µs each, in which the event loop stands. One that only says "y" has two bytes.
+STEP_LINES = 2000
 
 
 @dataclass(slots=True)
@@ -110,7 +112,9 @@ class Output:
             return []
         mark = self.look()
         begin = (max(0, mark.out - self._max_read), max(0, mark.err - self._max_read))
-        found, _more = self._between(begin, mark, limit=self._max_read, ended=ended, from_start=True)
+        found, _more = self._between(
+            begin, mark, limit=self._max_read, ended=ended, from_start=True, lines_of_each=lines + 1
+        )
         return found[-lines:]
 
     def after(self, position: LogPosition, *, ended: bool) -> tuple[list[LogLine], bool]:
@@ -125,10 +129,18 @@ class Output:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _between(
-        self, begin: tuple[int, int], mark: Mark, *, limit: int, ended: bool, from_start: bool = False
+        self,
+        begin: tuple[int, int],
+        mark: Mark,
+        *,
+        limit: int,
+        ended: bool,
+        from_start: bool = False,
+        lines_of_each: int = STEP_LINES,
     ) -> tuple[list[LogLine], bool]:
-        out = self._read("stdout", begin[0], mark.out, mark.out_base, limit, in_middle=from_start and begin[0] > 0)
-        err = self._read("stderr", begin[1], mark.err, mark.err_base, limit, in_middle=from_start and begin[1] > 0)
+        """`from_start`: the last ones, else the first ones; `lines_of_each` stream at most."""
+        out = self._read("stdout", begin[0], mark.out, mark.out_base, limit, lines_of_each, last=from_start)
+        err = self._read("stderr", begin[1], mark.err, mark.err_base, limit, lines_of_each, last=from_start)
         marks = self._marks.all()
         ends = {"stdout": [one.out for one in marks], "stderr": [one.err for one in marks]}
         merged = []
@@ -155,8 +167,12 @@ class Output:
                     lines.append(half)
         return lines, out.cut_at_end or err.cut_at_end
 
-    def _read(self, stream: LogStream, begin: int, end: int, base: int, limit: int, *, in_middle: bool) -> _Found:
-        """What lies between two offsets, as far as it is still there, and at most `limit` bytes of it."""
+    def _read(
+        self, stream: LogStream, begin: int, end: int, base: int, limit: int, lines: int, *, last: bool
+    ) -> _Found:
+        """What lies between two offsets, as far as it is still there, and at most `limit` bytes of it, and the `last` or the
+        first `lines` of those."""
+        in_middle = last and begin > 0
         begin = min(begin, end)
         raw, begin_found = b"", begin
         if begin < base:
@@ -174,10 +190,15 @@ class Output:
         if in_middle:
             # Only what follows the first newline is known to be whole.
             place = raw.find(b"\n") + 1
+        if last and (later := _begin_of_last(raw, lines)) > place:
+            place, found.cut_at_start = later, True
         while (newline := raw.find(b"\n", place)) >= 0:
             place = _add_pieces(found.lines, raw, place, newline, begin_found)
             found.lines.append((begin_found + newline + 1, raw[place:newline]))
             place = newline + 1
+            if not last and len(found.lines) >= lines:
+                found.end, found.cut_at_end = begin_found + place, found.cut_at_end or begin_found + place < end
+                return found
         place = _add_pieces(found.lines, raw, place, len(raw), begin_found)
         found.half = raw[place:]
         return found
@@ -225,6 +246,16 @@ def _first(merged: list[tuple[int, int, int, bytes]], order: int) -> tuple[int, 
 
 def _last(merged: list[tuple[int, int, int, bytes]], order: int) -> tuple[int, int]:
     return max(((line[0], order) for line in merged if line[1] == order), default=(-1, -1))
+
+
+def _begin_of_last(raw: bytes, lines: int) -> int:
+    """Where the last so many lines begin."""
+    place = len(raw)
+    for _ in range(lines + 1):
+        place = raw.rfind(b"\n", 0, place)
+        if place < 0:
+            break
+    return place + 1
 
 
 def _add_pieces(lines: list[tuple[int, bytes]], raw: bytes, place: int, end: int, begin: int) -> int:

@@ -10,7 +10,8 @@ import pytest
 
 from flow_manager.runtimes.inside import LogLine, LogPosition
 from flow_manager.runtimes.lines import MAX_LINE
-from flow_manager.runtimes.process.output import MARKS, Output
+from flow_manager.runtimes.process import output as output_module
+from flow_manager.runtimes.process.output import MARKS, STEP_LINES, Output
 
 LIVE, EARLIER = "output.log", "output.1.log"
 
@@ -193,3 +194,36 @@ def test_without_room_to_keep_anything_the_bound_still_holds(
     assert output.trim()
     assert (tmp_path / LIVE).stat().st_size == 0
     assert output.tail(5) == []
+
+
+def test_of_a_flood_of_short_lines_only_what_is_wanted_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bytes] = []
+    plain = output_module._text
+    monkeypatch.setattr(output_module, "_text", lambda raw: made.append(raw) or plain(raw))
+    flood = Output(tmp_path)
+    count = 3 * STEP_LINES
+    write(flood, b"".join(b"%d\n" % n for n in range(count)) + b"half", b"early\n")
+    assert texts(flood.tail(3)) == [f"{count - 1}", "half", "early"]
+    assert len(made) < 20
+
+    made.clear()
+    lines, more = flood.after((), ended=False)
+    assert more
+    assert len(made) <= STEP_LINES + 1
+    seen = texts(lines)
+    while more:
+        lines, more = flood.after(lines[-1].position, ended=False)
+        seen += texts(lines)
+    assert sorted(seen) == sorted([*(str(n) for n in range(count)), "early"])
+
+
+def test_the_last_lines_of_two_full_streams_are_the_last(tmp_path: Path) -> None:
+    both = Output(tmp_path)
+    for n in range(50):
+        write(both, b"out %d\n" % n, b"err %d\n" % n)
+        both.look()
+    assert texts(both.tail(5)) == ["err 47", "out 48", "err 48", "out 49", "err 49"]
+    assert texts(both.tail(99))[0] == "err 0"
+    assert texts(both.tail(1000))[:2] == ["out 0", "err 0"]
