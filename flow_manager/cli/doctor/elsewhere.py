@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from flow_manager.cli.doctor.finding import Finding, ok, warning
@@ -37,6 +38,7 @@ def elsewhere(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
 
 
 def _needs(about: str, address: str, settings: Settings) -> list[Finding]:
+    from flow_manager.runtimes.docker.whereabouts import host_of
     from flow_manager.util.hosts import is_loopback
 
     channel, published = settings.channel, settings.policy.publish_address
@@ -51,4 +53,7 @@ def _needs(about: str, address: str, settings: Settings) -> list[Finding]:
     if is_loopback(published):
         mend = "set policy.publish_address to 0.0.0.0 or an address of that machine"
         found.append(warning(about, f"no port of a flow on {address} can be reached: published on {published}", mend))
+    elif is_loopback(host_of(address) or "") and ip_address(published).is_unspecified:
+        text = f"{address} is a tunnel's end: ports of its flows would be looked for on this machine"
+        found.append(warning(about, text, "set policy.publish_address to an address of the engine's machine"))
     return found or [ok(about, f"its engine is on another machine: {address}; channel and published ports lead there")]

@@ -46,6 +46,15 @@ def test_what_flows_of_another_machine_lack_is_told_with_the_remedy(settings: di
     assert words in text
 
 
+def test_a_tunnels_end_is_no_place_where_ports_are_published() -> None:
+    far = {"docker": {"url": "tcp://127.0.0.1:2375", "remote": True}}
+    ((level, _, text),) = found(channel=OPEN, policy=REACHED, runtimes=far)
+    assert level == "warning"
+    assert "tunnel" in text
+    ((level, _, _),) = found(channel=OPEN, policy={"publish_address": "10.0.0.7"}, runtimes=far)
+    assert level == "ok"
+
+
 def test_with_both_it_is_well_whoever_names_the_engine() -> None:
     ((level, about, text),) = found({"DOCKER_HOST": URL}, channel=OPEN, policy=REACHED)
     assert (level, about) == ("ok", "runtime docker")
