@@ -215,18 +215,8 @@ async def _measure(quick: bool, folder: Path) -> list[Row]:
         rows = []
         for measure, what in ((asked, "message and reply"), (told, "a flow's own message and its ack")):
             for count, each in ((1, alone), (FLOWS, together)):
-                ours, floor = [], []
-                for turn in range(rounds):
-                    # In turns, and each first as often: what the machine does meanwhile hits both.
-                    for ask, results in ((ask_ours, ours), (ask_bare, floor))[:: 1 if turn % 2 else -1]:
-                        results.append(await measure(ask, count, each))
                 who = f"channel, {count} flow{'s' if count > 1 else ''}, {what}"
-                rows += [
-                    _row(f"{who}: server's CPU", [r.cpu for r in ours], "µs", [r.cpu for r in floor]),
-                    _row(f"{who}: time", [r.wall for r in ours], "µs", [r.wall for r in floor])
-                    if count == 1
-                    else _row(f"{who}: rate", [r.rate for r in ours], "msg/s", [r.rate for r in floor]),
-                ]
+                rows += await compared(who, measure, count, each, ask_ours, ask_bare, rounds)
         rows.append(row("channel, an idle connection", our_bytes / 1024, "KB", floor_bytes / 1024))
         return rows
     finally:
@@ -235,6 +225,28 @@ async def _measure(quick: bool, folder: Path) -> list[Row]:
         server.close()
         await server.wait_closed()
         await handler.close()
+
+
+async def compared(
+    who: str,
+    measure: Callable[[Ask, int, int], Awaitable[Round]],
+    count: int,
+    each: int,
+    ask_ours: Ask,
+    ask_bare: Ask,
+    rounds: int,
+) -> list[Row]:
+    """Ours beside the floor, in turns, and each first as often: what the machine does meanwhile hits both."""
+    ours, floor = [], []
+    for turn in range(rounds):
+        for ask, results in ((ask_ours, ours), (ask_bare, floor))[:: 1 if turn % 2 else -1]:
+            results.append(await measure(ask, count, each))
+    return [
+        _row(f"{who}: server's CPU", [r.cpu for r in ours], "µs", [r.cpu for r in floor]),
+        _row(f"{who}: time", [r.wall for r in ours], "µs", [r.wall for r in floor])
+        if count == 1
+        else _row(f"{who}: rate", [r.rate for r in ours], "msg/s", [r.rate for r in floor]),
+    ]
 
 
 def _row(name: str, ours: list[float], unit: str, floor: list[float]) -> Row:

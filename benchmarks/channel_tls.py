@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from benchmarks.channel import Bare, Silent, Talker, _resident, _row, _run, _stop_talker, asked
+from benchmarks.channel import Bare, Silent, Talker, _resident, _run, _stop_talker, asked, compared
 from benchmarks.rows import Row, row, show
 from flow_manager.channel import certificates
 from flow_manager.channel.handler import SocketCommunicationHandler
@@ -101,17 +101,8 @@ async def _measure(quick: bool, folder: Path) -> list[Row]:
 
         rows = []
         for count, each in ((1, alone), (FLOWS, together)):
-            ours, floor = [], []
-            for turn in range(rounds):
-                for ask, results in ((ask_ours, ours), (ask_bare, floor))[:: 1 if turn % 2 else -1]:
-                    results.append(await asked(ask, count, each))
             who = f"channel over TLS, {count} flow{'s' if count > 1 else ''}, message and reply"
-            rows += [
-                _row(f"{who}: server's CPU", [r.cpu for r in ours], "µs", [r.cpu for r in floor]),
-                _row(f"{who}: time", [r.wall for r in ours], "µs", [r.wall for r in floor])
-                if count == 1
-                else _row(f"{who}: rate", [r.rate for r in ours], "msg/s", [r.rate for r in floor]),
-            ]
+            rows += await compared(who, asked, count, each, ask_ours, ask_bare, rounds)
         rows.append(row("channel over TLS, an idle connection", our_bytes / 1024, "KB", floor_bytes / 1024))
         return rows
     finally:

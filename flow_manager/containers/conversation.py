@@ -53,37 +53,25 @@ class Conversation:
         if (entry := self._entry(flow_id)) is not None and self._core is not None:
             self._core.observer.channel_busy(entry, seconds, reason)
             why = f": {reason}" if reason else ""
-            self._core.activity.log_user_activity(
-                "flow_busy",
-                f"flow *{entry.record.name}* is busy for {seconds:g} s{why}",
-                flow=entry.ref,
-                tenant=entry.record.tenant,
-                actor="flow",
-                details={"for": seconds, "reason": reason},
-            )
+            self._note(entry, "flow_busy", f"is busy for {seconds:g} s{why}", {"for": seconds, "reason": reason})
 
     def flow_idle(self, flow_id: str) -> None:
         if (entry := self._entry(flow_id)) is not None and self._core is not None:
             self._core.observer.channel_idle(entry)
-            self._core.activity.log_user_activity(
-                "flow_idle",
-                f"flow *{entry.record.name}* is idle again",
-                flow=entry.ref,
-                tenant=entry.record.tenant,
-                actor="flow",
-                details={},
-            )
+            self._note(entry, "flow_idle", "is idle again", {})
 
     def flow_bad_frame(self, flow_id: str, reason: str, count: int) -> None:
-        if (entry := self._entry(flow_id)) is not None and self._core is not None:
+        if (entry := self._entry(flow_id)) is not None:
             times = f" ({count} times)" if count > 1 else ""
+            words = f"sent a line that can't be read{times}: {reason}"
+            self._note(entry, "bad_frame", words, {"reason": reason, "count": count})
+
+    def _note(self, entry: FlowEntry, type: str, words: str, details: dict[str, Any]) -> None:
+        """What the flow itself did, for people."""
+        if self._core is not None:
+            told = f"flow *{entry.record.name}* {words}"
             self._core.activity.log_user_activity(
-                "bad_frame",
-                f"flow *{entry.record.name}* sent a line that can't be read{times}: {reason}",
-                flow=entry.ref,
-                tenant=entry.record.tenant,
-                actor="flow",
-                details={"reason": reason, "count": count},
+                type, told, flow=entry.ref, tenant=entry.record.tenant, actor="flow", details=details
             )
 
     def _tell(self, flow_id: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from flow_manager.contract.units import parse_bytes, parse_seconds
+
+H = TypeVar("H", list[str], tuple[str, ...])
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 HOST_PATTERN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
@@ -33,6 +35,21 @@ def no_control_characters(text: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise ValueError("control characters are not allowed")
     return text
+
+
+def dns_label(name: str | None) -> str | None:
+    """:raises ValueError: for a name that could not be part of a host's."""
+    if name is not None and not NAME_PATTERN.match(name):
+        raise ValueError("a name is a DNS label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end")
+    return name
+
+
+def host_names(hosts: H) -> H:
+    """:raises ValueError: for what is no host name in lower case."""
+    for host in hosts:
+        if not HOST_PATTERN.match(host):
+            raise ValueError(f"{host[:64]!r} is not a lower-case host name")
+    return hosts
 
 
 def no_nul(text: str) -> str:
@@ -65,6 +82,10 @@ def absolute_folder(path: str) -> str:
 # Lengths before validators: pydantic counts what follows a function in "items".
 CleanText = Annotated[str, Field(max_length=4096), AfterValidator(no_control_characters)]
 Argument = Annotated[str, Field(max_length=131072), AfterValidator(no_nul)]
+
+
+# What a flow is called; None: chosen for it.
+GivenName = Annotated[str | None, AfterValidator(dns_label)]
 
 
 def known_signal(name: str) -> str:

@@ -16,18 +16,18 @@ from pydantic import (
 )
 
 from flow_manager.contract.fields import (
-    HOST_PATTERN,
     MANAGERS_OWN_PLACES,
-    NAME_PATTERN,
     RESERVED_LABEL_PREFIX,
     Argument,
     Bytes,
     CleanText,
+    GivenName,
     Seconds,
     SignalName,
     Timestamp,
     absolute_folder,
     checked_environment,
+    host_names,
     no_control_characters,
     no_nul,
     parse_port_key,
@@ -112,7 +112,7 @@ class ContainerConfig(WireModel):
     # Before `image`, which may be left out where this says what it is made of.
     proxmox: ProxmoxOptions | None = None
     image: Annotated[str, Field(max_length=512, validate_default=True)] = ""
-    name: str | None = None
+    name: GivenName = None
     environment: dict[str, str] = {}
     volumes: dict[str, str] = {}
     ports: dict[str, Annotated[int, Field(ge=0, le=65535)]] = {}
@@ -123,7 +123,7 @@ class ContainerConfig(WireModel):
     labels: dict[str, str] = {}
     networks: list[CleanText] = []
     resources: Resources = Resources()
-    hosts: list[str] = []
+    hosts: Annotated[list[str], AfterValidator(host_names)] = []
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     idle: IdlePolicy | None = None
     code_path: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(no_nul)] | None = None
@@ -146,13 +146,6 @@ class ContainerConfig(WireModel):
             if image and named:
                 raise ValueError("proxmox says already what it is made of")
         return image
-
-    @field_validator("name")
-    @classmethod
-    def _dns_label(cls, name: str | None) -> str | None:
-        if name is not None and not NAME_PATTERN.match(name):
-            raise ValueError("a name is a DNS label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end")
-        return name
 
     @field_validator("environment")
     @classmethod
@@ -201,14 +194,6 @@ class ContainerConfig(WireModel):
             if not key or key.startswith(RESERVED_LABEL_PREFIX):
                 raise ValueError(f"{key[:64]!r}: labels below '{RESERVED_LABEL_PREFIX}' are the manager's own")
         return labels
-
-    @field_validator("hosts")
-    @classmethod
-    def _hosts(cls, hosts: list[str]) -> list[str]:
-        for host in hosts:
-            if not HOST_PATTERN.match(host):
-                raise ValueError(f"{host[:64]!r} is not a lower-case host name")
-        return hosts
 
     @model_validator(mode="after")
     def _left_as_it_is(self) -> ContainerConfig:

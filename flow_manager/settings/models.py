@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from flow_manager.contract.fields import HOST_PATTERN, NAME_PATTERN, Seconds
+from flow_manager.contract.fields import GivenName, Seconds, host_names
 from flow_manager.contract.models import IdlePolicy
 from flow_manager.contract.principal import DEFAULT_TENANT
 from flow_manager.contract.proxmox import BridgeName, NodeName, PoolName, StorageName
@@ -46,14 +46,6 @@ class AuthSettings(SettingsModel):
     origins: tuple[str, ...] = Field(
         default=(), description="Origins of web pages, beside this service's own, that may connect."
     )
-
-    @field_validator("hosts")
-    @classmethod
-    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not HOST_PATTERN.match(host):
-                raise ValueError(f"{host!r} is not a lower-case host name")
-        return hosts
 
 
 class PolicySettings(SettingsModel):
@@ -193,11 +185,13 @@ class FlowSettings(SettingsModel):
     )
     node: str | None = Field(default=None, description="proxmox: the node that it is on.")
     vmid: Annotated[int, Field(ge=100, le=999_999_999)] | None = Field(default=None, description="proxmox: its number.")
-    name: str | None = Field(default=None, description="The flow's name, a DNS label; default: the container's own.")
+    name: GivenName = Field(default=None, description="The flow's name, a DNS label; default: the container's own.")
     tenant: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")] = Field(
         default=DEFAULT_TENANT, description="Whose it is."
     )
-    hosts: tuple[str, ...] = Field(default=(), description="Names under which the proxy serves it.")
+    hosts: Annotated[tuple[str, ...], AfterValidator(host_names)] = Field(
+        default=(), description="Names under which the proxy serves it."
+    )
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="Where it listens; default: the lowest port that is published, else exposed."
     )
@@ -209,21 +203,6 @@ class FlowSettings(SettingsModel):
     def place(self) -> str:
         """What it is found by, in its runtime."""
         return self.container if self.container is not None else f"{self.node or ''}/{self.vmid}"
-
-    @field_validator("name")
-    @classmethod
-    def _dns_label(cls, name: str | None) -> str | None:
-        if name is not None and not NAME_PATTERN.match(name):
-            raise ValueError("a name is a DNS label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end")
-        return name
-
-    @field_validator("hosts")
-    @classmethod
-    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not HOST_PATTERN.match(host):
-                raise ValueError(f"{host[:64]!r} is not a lower-case host name")
-        return hosts
 
     @field_validator("idle")
     @classmethod

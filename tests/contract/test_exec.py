@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,31 +12,11 @@ from flow_manager import errors
 from flow_manager.runtimes.base import Runtime
 from flow_manager.runtimes.inside import Command, ExecOutcome
 from flow_manager.util.ids import new_flow_id
-from tests.contract.harness import RuntimeHarness, ended, opened, run, until
+from tests.contract.harness import RuntimeHarness, ended, run, until
 
-KINDS = [pytest.param("docker", marks=pytest.mark.docker), "process", "memory", "proxmox"]
 LIMIT = 1024 * 1024
 # Time enough for any command here on a machine that is busy with something else.
 LONG = 60.0
-
-
-@pytest.fixture(params=KINDS)
-def parts(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
-    module = importlib.import_module(f"tests.contract.harness_{request.param}")
-    return module, {name: request.getfixturevalue(name) for name in module.FIXTURES}
-
-
-@pytest.fixture
-async def harness(parts: tuple[Any, dict[str, Any]], tmp_path: Path) -> AsyncIterator[RuntimeHarness]:
-    module, fixtures = parts
-    async with module.harness(tmp_path, **fixtures) as ready:
-        yield ready
-
-
-@pytest.fixture
-async def runtime(harness: RuntimeHarness) -> AsyncIterator[Runtime]:
-    async with opened(harness) as runtime:
-        yield runtime
 
 
 async def execute(

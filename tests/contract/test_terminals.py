@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,6 @@ from flow_manager import errors
 from flow_manager.runtimes.base import Runtime
 from flow_manager.runtimes.inside import Command, Terminal
 from tests.contract.harness import RuntimeHarness, run, until
-from tests.contract.harness import opened as opened_runtime
 
 PATIENCE = 20.0
 PROC = Path("/proc")
@@ -24,28 +22,8 @@ INTERRUPT = b"\x03"
 # The tester's own .bashrc is none of a test's business: one that takes a lock leaves it when its shell is killed.
 HOMELESS = {"HOME": "/nonexistent"}
 DOCKER = pytest.param("docker", marks=pytest.mark.docker)
-ALL = [DOCKER, "process", "memory", "proxmox"]
 REAL = pytest.mark.parametrize("parts", [DOCKER, "process", "proxmox"], indirect=True)
 WITH_TTY = pytest.mark.parametrize("parts", [DOCKER, "memory", "proxmox"], indirect=True)
-
-
-@pytest.fixture(params=ALL)
-def parts(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
-    module = importlib.import_module(f"tests.contract.harness_{request.param}")
-    return module, {name: request.getfixturevalue(name) for name in module.FIXTURES}
-
-
-@pytest.fixture
-async def harness(parts: tuple[Any, dict[str, Any]], tmp_path: Path) -> AsyncIterator[RuntimeHarness]:
-    module, fixtures = parts
-    async with module.harness(tmp_path, **fixtures) as ready:
-        yield ready
-
-
-@pytest.fixture
-async def runtime(harness: RuntimeHarness) -> AsyncIterator[Runtime]:
-    async with opened_runtime(harness) as runtime:
-        yield runtime
 
 
 class Screen:

@@ -1,35 +1,21 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-
-def load_fake() -> ModuleType:
-    name = "flow_manager_fake_service"
-    if name not in sys.modules:
-        path = Path(__file__).parent.parent / "client" / "fake_service.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+from tests.unit.client import fake_service
 
 
 @pytest.fixture
 def fake() -> ModuleType:
-    return load_fake()
+    return fake_service
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import asyncio
 
 from flow_manager.client import ActivityFeed, FlowManagerClient
 from flow_manager.contract.activity import Activity, Subscription
+from tests.unit.client import fake_service
 
 
 async def take(feed: ActivityFeed, count: int) -> list[int]:
@@ -133,6 +134,4 @@ async def test_a_loss_between_the_answer_and_its_reading_is_noticed() -> None:
 
 
 def service_entry(service, cursor: int) -> dict:
-    import sys
-
-    return sys.modules["flow_manager_fake_service"].entry(cursor, service.stream)
+    return fake_service.entry(cursor, service.stream)
