@@ -100,6 +100,13 @@ class Nodes:
         usable.sort(key=lambda node: (not node.seen, -(node.free or 0), load[node.name], node.name))
         return [node.name for node in usable]
 
+    async def find(self, name: str) -> None:
+        """It is a node of the cluster, whatever may be made on it. :raises InvalidRequest: it is not, with those that are."""
+        if name not in self.names:
+            await self.look()  # it may have joined meanwhile
+        if name not in self.names:
+            self.check(name)
+
     def check(self, name: str) -> None:
         """:raises InvalidRequest: naming the nodes that there are."""
         if name not in self.names:

@@ -267,7 +267,7 @@ class ProxmoxProvider(NothingInside):
         """:raises ContainerNotFound, InvalidRequest, NameConflict, NotAllowed, RuntimeUnavailable:"""
         await self.nodes.begin()
         if node is not None:
-            self.nodes.check(node)
+            await self.nodes.find(node)
         rows = await self._inventory.read_rows()
         row = rows.get(vmid)
         if row is None:

@@ -63,7 +63,8 @@ class Sources:
 
     async def find(self, word: str, nodes: list[str]) -> tuple[str, str]:
         """(node, volume): on the first of these nodes that has it. :raises ImageNotFound, RuntimeUnavailable, RuntimeRefused:"""
-        if ":vztmpl/" in word:
+        named = ":vztmpl/" in word
+        if named and len(nodes) == 1:
             return nodes[0], word  # named to the letter: the server says whether it is there
         seen: list[str] = []
         for node in nodes:
@@ -71,6 +72,8 @@ class Sources:
             if (volume := choose(word, volumes)) is not None:
                 return node, volume
             seen += volumes
+        if named:
+            return nodes[0], word  # the login may not list that storage
         known = ", ".join(sorted({stem(volume) for volume in seen})[:10])
         reason = f"there are: {known}" if known else "the login sees no template on any storage (Datastore.Audit?)"
         raise ImageNotFound(f"no template '{word}': {reason}", kind=KIND, image=word, reason=reason)

@@ -313,3 +313,14 @@ async def test_addresses_of_this_machine_are_only_believed_of_an_emulated_server
         runtime = await lab.open(settings, instance=f"m{int(emulated)}")
         id = await lab.adopted(runtime, lab.pve.add_container(running=True))
         assert bool(candidates(await runtime.inspect(id), 8080, "proxmox")) is emulated
+
+
+async def test_where_flows_may_be_made_says_nothing_of_containers_that_are_there(lab: Lab) -> None:
+    runtime = await lab.open(lab.settings(nodes=("pve1",)))
+    vmid = lab.pve.add_container("pve2")
+    made = await runtime.create(make_spec(proxmox={"vmid": vmid, "node": "pve2"}))
+    assert made.runtime_id == str(vmid)
+    with pytest.raises(errors.InvalidRequest, match="no node"):
+        await runtime.create(make_spec(proxmox={"vmid": vmid, "node": "pve3"}))
+    with pytest.raises(errors.InvalidRequest, match="allow no flows"):
+        await runtime.create(make_spec(proxmox={"template": "debian-12-standard", "node": "pve2"}))

@@ -18,7 +18,7 @@ from flow_manager.runtimes.proxmox.failure import CallFailed, of_answer
 from flow_manager.runtimes.proxmox.identity import Judge
 from flow_manager.runtimes.proxmox.known import Known, Written, flow_name, written
 from flow_manager.runtimes.proxmox.resources import row, tags_of, usage
-from flow_manager.runtimes.proxmox.sources import choose, stem
+from flow_manager.runtimes.proxmox.sources import Sources, choose, stem
 from flow_manager.runtimes.proxmox.spec import cloned_net, merged_env
 from flow_manager.runtimes.proxmox.tasks import succeeded
 from flow_manager.runtimes.proxmox.transport import parse_url, words_of
@@ -27,6 +27,7 @@ from flow_manager.settings.models import RuntimeSettings
 from flow_manager.util.ids import lxc_flow_id
 
 UPID = "UPID:pve1:000004B1:00001000:691F2B3C:vzstart:100:flow@pve!t1:"
+VOLUME = "local:vztmpl/x.tar"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 # --- descriptions -----------------------------------------------------------------------------------------------------
@@ -405,3 +406,18 @@ def test_a_task_of_an_odd_user_is_asked_for_by_a_path_that_means_it() -> None:
 @pytest.mark.parametrize("written", ["a;flow-manager", "a,Flow-Manager", "flow-manager a", "flow-manager;"])
 def test_tags_are_read_as_people_write_them_into_files(written: str) -> None:
     assert "flow-manager" in tags_of({"tags": written})
+
+
+async def test_a_volume_that_is_named_is_looked_for_on_the_nodes_own_storages() -> None:
+    """`local` is another storage on each node."""
+
+    class Client:
+        async def get(self, path: str, **_: object) -> list[dict[str, str]]:
+            if path.endswith("/storage"):
+                return [{"storage": "local"}]
+            return [{"volid": VOLUME}] if "/pve2/" in path else []
+
+    sources = Sources(Client())  # type: ignore[arg-type]
+    assert await sources.find(VOLUME, ["pve1", "pve2"]) == ("pve2", VOLUME)
+    assert await sources.find(f"{VOLUME}.xz", ["pve1", "pve2"]) == ("pve1", f"{VOLUME}.xz")
+    assert await sources.find(VOLUME, ["pve1"]) == ("pve1", VOLUME)
