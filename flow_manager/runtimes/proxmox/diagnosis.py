@@ -113,6 +113,8 @@ async def _rights(client: PveClient, settings: RuntimeSettings, version: tuple[i
         path: [one for one in privileges if not _gives(await _on(client, path), path, [one])]
         for path, privileges in wanted.items()
     }
+    if any(_is_of_a_zone(path, settings.bridge) and "SDN.Use" in given for path, given in table.items()):
+        missing[bridge] = []  # a virtual network of a zone of its own, under which it has its path
     missing = {path: privileges for path, privileges in missing.items() if privileges}
     if not missing:
         remarks.append(Remark("ok", "the login may make new containers"))
@@ -149,6 +151,11 @@ async def _on(client: PveClient, path: str) -> Mapping[str, Any]:
     told = await client.get("access/permissions", path=path)
     given = told.get(path) if isinstance(told, Mapping) else None
     return given if isinstance(given, Mapping) else {}
+
+
+def _is_of_a_zone(path: str, bridge: str) -> bool:
+    parts = path.strip("/").split("/")
+    return parts[:2] == ["sdn", "zones"] and len(parts) == 4 and parts[3] == bridge
 
 
 def _gives(given: object, path: str, privileges: Sequence[str]) -> bool:

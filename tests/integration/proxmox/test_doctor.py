@@ -15,6 +15,7 @@ from flow_manager.cli.doctor.finding import Finding
 from flow_manager.cli.doctor.proxmox import proxmox
 from flow_manager.settings.models import RuntimeSettings, Settings
 from tests.integration.proxmox.conftest import NARROW, Lab
+from tests.pve.access import LEAST
 
 
 async def findings(*runtimes: RuntimeSettings) -> list[Finding]:
@@ -91,6 +92,13 @@ async def test_half_the_rights_to_make_containers_are_a_warning(lab: Lab) -> Non
     settings = lab.settings()
     lab.pve.faults.remove_right(lab.token_id, "SDN.Use")
     assert "SDN.Use on /sdn/zones/localnetwork/vmbr0" in only(await findings(settings), "warning").text
+
+
+async def test_a_virtual_network_of_another_zone_is_a_bridge_too(lab: Lab) -> None:
+    lab.pve.add_container()
+    role = {path: given for path, given in LEAST.items() if not path.startswith("/sdn")}
+    found = await findings(lab.settings({**role, "/sdn/zones/office/vnet1": ("SDN.Use",)}, bridge="vnet1"))
+    assert {finding.level for finding in found} == {"ok"}
 
 
 async def test_lines_that_cannot_be_read_and_ambiguous_nodes_are_named(lab: Lab) -> None:

@@ -230,6 +230,14 @@ async def test_before_8_3_the_words_of_an_error_are_in_the_reason_phrase_alone(m
     await lab.pve.containers[vmid].remove_outside()
     with pytest.raises(errors.ContainerNotFound):
         await runtime.inspect(id)
+    name, password = lab.pve.user("narrow@pve")
+    lab.pve.grant(name, {"/vms": ("VM.Audit",)})
+    by_password = lab.settings(user=name, password=password)
+    narrow = await lab.open(by_password, instance="narrow")
+    other = await lab.adopted(narrow, lab.pve.add_container())
+    with pytest.raises(errors.RuntimeRefused) as refused:
+        await narrow.start(other)
+    assert refused.value.details["privilege"] == "VM.PowerMgmt"
     with pytest.raises(errors.Unsupported) as caught:
         await runtime.create(make_spec(image="alpine-3.22-default", environment={"A": "1"}))
     assert caught.value.details["capability"] == "environment"
