@@ -90,9 +90,11 @@ def create(
     request: dict[str, Any] = read_object(file, "--file") if file is not None else {}
     resources = {"memory": memory, "cpus": cpus, "pids": pids}
     timeout = {"idle_timeout": idle_timeout} if idle_timeout is not None else {}
+    argv = command or []
     given: dict[str, Any] = {
         "image": image,
-        "command": command or None,
+        # As `exec` and `attach`: nobody means a program of that name.
+        "command": (argv[1:] if argv[:1] == ["--"] else argv) or None,
         "name": name,
         "environment": environment(env or [], os.environ),
         "volumes": volumes(volume or []),

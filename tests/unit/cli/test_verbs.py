@@ -216,6 +216,13 @@ def test_create_takes_what_docker_run_takes(service, run, tmp_path) -> None:
     }
 
 
+def test_two_dashes_before_the_command_are_no_part_of_it(service, run) -> None:
+    assert run("create", "--url", service.url, "alpine", "--", "ls", "--", "-l").exit_code == 0
+    assert service.requests("create_container")[0]["command"] == ["ls", "--", "-l"]
+    assert run("create", "--url", service.url, "alpine", "--").exit_code == 0
+    assert "command" not in service.requests("create_container")[1]
+
+
 def test_create_reads_a_config_and_options_win_over_it(service, run, tmp_path) -> None:
     file = tmp_path / "flow.json"
     file.write_text('{"image": "alpine", "name": "a", "idle": {"idle_timeout": "5m"}}')
