@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from flow_manager import __version__
+from flow_manager import greeting
 from flow_manager.activity.log import UserActivityLogger
 from flow_manager.activity.redact import Masker
 from flow_manager.activity.stream import ActivityStream
@@ -27,7 +27,6 @@ from flow_manager.containers.repeats import Repeats
 from flow_manager.containers.table import FlowTable
 from flow_manager.containers.terminals import Terminals
 from flow_manager.containers.use import Uses
-from flow_manager.contract import CONTRACT_VERSION
 from flow_manager.contract.principal import Principal
 from flow_manager.errors import SettingsRefused
 from flow_manager.gateway.auth import check_open_mode
@@ -89,12 +88,12 @@ class Service:
 
     @property
     def url(self) -> str:
-        return f"http://{_shown(self.settings.host)}:{self.port}"
+        return f"http://{greeting.shown(self.settings.host)}:{self.port}"
 
     @property
     def proxy_url(self) -> str:
         """Where the wake proxy listens; a request's Host says which flow is meant. Empty where it is switched off."""
-        return f"http://{_shown(self.settings.proxy_host)}:{self.proxy_port}" if self.proxy_port else ""
+        return f"http://{greeting.shown(self.settings.proxy_host)}:{self.proxy_port}" if self.proxy_port else ""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -189,7 +188,7 @@ class Service:
         self._undo.append(end_readings)
 
         def describe(principal: Principal) -> dict[str, Any]:
-            return self._hello(principal, stream.stream)
+            return greeting.hello(principal, instance=self.instance, stream=stream.stream, runtimes=self._runtimes)
 
         gateway = Gateway(
             settings,
@@ -211,7 +210,7 @@ class Service:
             await store.ping()
             await self._runtimes[self.default_runtime].ping()
 
-        app = build_app(settings, ready=ready, describe=self._about, metrics=gateway.metrics)
+        app = build_app(settings, ready=ready, describe=lambda: greeting.about(self.instance), metrics=gateway.metrics)
         gateway.attach(app)
         await gateway.open()
 
@@ -233,7 +232,15 @@ class Service:
             await proxy.open()
             self.proxy_port = proxy.port
         tune_gc()
-        self._summarise()
+        self.summary = greeting.summary(
+            settings,
+            url=self.url,
+            instance=self.instance,
+            runtime=self.default_runtime,
+            kind=self._runtimes[self.default_runtime].kind,
+            proxy_port=self.proxy_port,
+            channel_url=self.channel_url,
+        )
 
     async def stop(self) -> None:
         """End everything in order, within `shutdown_timeout`; Docker flows go on, process flows are stopped, and `farewell` says so."""
@@ -290,45 +297,6 @@ class Service:
         server = site._server
         sockets: list[socket.socket] = list(getattr(server, "sockets", []))
         self.port = sockets[0].getsockname()[1]
-
-    def _hello(self, principal: Principal, stream: str) -> dict[str, Any]:
-        return {
-            "version": __version__,
-            "contract": CONTRACT_VERSION,
-            "instance": self.instance,
-            "stream": stream,
-            "principal": principal.name,
-            "tenant": principal.tenant,
-            "scopes": sorted(principal.scopes),
-            "runtimes": {
-                name: {"kind": runtime.kind, "capabilities": runtime.capabilities.as_dict()}
-                for name, runtime in self._runtimes.items()
-            },
-        }
-
-    def _about(self) -> dict[str, Any]:
-        return {"name": "flow-manager", "version": __version__, "contract": CONTRACT_VERSION, "instance": self.instance}
-
-    def _summarise(self) -> None:
-        """What an operator should know at once."""
-        mode = "tokens" if self.settings.auth.tokens else "open mode (this machine only)"
-        self.summary = [
-            f"flow-manager {__version__} on {self.url} · runtime {self.default_runtime} · instance {self.instance} · {mode}"
-        ]
-        if self.settings.auth.token_file is not None:
-            self.summary.append(f"the token is in {self.settings.auth.token_file}")
-        if self.proxy_port:
-            domains = ", ".join(f"http://<name>.{domain}:{self.proxy_port}" for domain in self.settings.proxy.domains)
-            self.summary.append(f"flows are served, and woken, at {domains}")
-        if self.channel_url:
-            self.summary.append(f"flows on other machines reach their channel at {self.channel_url}")
-        if self._runtimes[self.default_runtime].kind == "process":
-            self.summary.append("the process runtime isolates nothing: its flows can do whatever this user can")
-
-
-def _shown(host: str) -> str:
-    """An address that a client on this machine can use."""
-    return f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)  # noqa: S104
 
 
 def _once(step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
