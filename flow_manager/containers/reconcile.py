@@ -14,7 +14,8 @@ from flow_manager.containers.channels import open_channel
 from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
 from flow_manager.containers.entry import FlowEntry
-from flow_manager.contract.principal import DEFAULT_TENANT
+from flow_manager.containers.update import UPDATING, recover_update
+from flow_manager.contract.principal import DEFAULT_TENANT, MANAGER
 from flow_manager.errors import ContainerNotFound, FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime, RuntimeEvent
 from flow_manager.util.ids import new_short_id
@@ -179,6 +180,9 @@ class Reconciler:
         for unfinished in list(self._core.unfinished.values()):
             if unfinished.runtime is runtime:
                 await undo(self._core, unfinished)
+        for entry in self._core.table:
+            if entry.runtime is runtime and entry.record.phase == UPDATING and entry.updating is None:
+                await self._take_update_back(entry)
         for number, entry in enumerate(self._core.table, 1):
             if number % TURN_AFTER == 0:
                 await asyncio.sleep(0)
@@ -195,6 +199,19 @@ class Reconciler:
         for observation in seen:
             await self._adopt(runtime, observation)
         await forget_gone(self._core, runtime, found)
+
+    async def _take_update_back(self, entry: FlowEntry) -> None:
+        """The runtime went away in the middle of an update, or was away when a manager that died in one came back."""
+        core = self._core
+
+        async def body() -> None:
+            if entry.record.phase == UPDATING and entry.updating is None:
+                await recover_update(core, entry)
+
+        try:
+            await core.operate(entry, "update", object(), MANAGER, body)
+        except FlowManagerError as error:
+            core.log.log_debug("an update can't be taken back yet", container=entry.id, reason=error.message)
 
     async def _adopt(self, runtime: Runtime, observation: Observation) -> None:
         try:

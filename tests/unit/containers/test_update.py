@@ -18,6 +18,7 @@ from flow_manager.errors import (
     InvalidRequest,
     PathNotAllowed,
     RuntimeRefused,
+    RuntimeUnavailable,
     StartFailed,
     Unsupported,
 )
@@ -327,3 +328,33 @@ async def test_a_manager_that_died_in_the_middle_makes_the_container_anew_with_t
         assert house.runtime.engine.flows[info.id] is not old
         assert house.core.table.get(info.id).record.phase == "created"
         assert house.manager.get_status(LOCAL, requests.OneContainer(container_id="web")).state == "running"
+
+
+@pytest.mark.parametrize("code", [True, False])
+async def test_an_engine_that_leaves_in_the_middle_finds_it_taken_back_when_it_returns(
+    house, sources: Path, code: bool
+) -> None:
+    info = await made(house, sources, code=code)
+    entry = house.core.table.get(info.id)
+    original = house.runtime.start
+
+    async def away(id: str):
+        house.faults.go_away()
+        return await original(id)
+
+    house.runtime.start = away
+    with pytest.raises(RuntimeUnavailable):
+        await house.manager.update_container(LOCAL, update("web", sources / "two"))
+    assert entry.record.phase == "updating"
+    house.runtime.start = original
+    house.faults.come_back()
+
+    async def whole_again() -> bool:
+        status = house.manager.get_status(LOCAL, requests.OneContainer(container_id="web"))
+        return entry.record.phase == "created" and status.state == "running"
+
+    await eventually(whole_again)
+    folder = house.core.code.folder(info.id)
+    assert folder.exists() == code
+    assert not code or version(house, info) == "one"
+    await house.told("operation_recovered")
