@@ -27,6 +27,8 @@ from flow_manager.util.backoff import exponential
 KIND = "proxmox"
 # Threads, and connections, of one server: its proxy has 3 workers, and beyond 8 nothing gets quicker (75 reads a second).
 THREADS = 8
+# So many of them may wait for one node (its daemon has 3 workers): one that hangs must not hold up all the others.
+PER_NODE = 5
 TRIES = 4
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0
 # A shutdown has eight seconds in all by default; what hangs longer ends with its own time limit.
@@ -41,6 +43,7 @@ class PveClient:
         self._login, self._verify, self._connect = login, verify, connect
         self._threads: ThreadPoolExecutor | None = None
         self._api: Any = None
+        self._slots: dict[str, asyncio.Semaphore] = {}
         # How often the server was asked: a promise of few calls can be kept only by who counts them.
         self.calls = 0
 
@@ -125,16 +128,29 @@ class PveClient:
         def act() -> Any:
             return getattr(self._api(path), verb)(**{key: value for key, value in values.items() if value is not None})
 
-        # The thread goes on when the waiting ends: what it does is bounded by the session's own time limits.
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, act)
+        running: asyncio.Future[Any] | None = None
         try:
             async with asyncio.timeout(max(0.0, within)):
+                slot = self._slot(path)
+                await slot.acquire()
+                # The thread goes on when the waiting ends: what it does is bounded by the session's own time limits.
+                if self._threads is None:
+                    slot.release()
+                    raise RuntimeUnavailable("the runtime is closed", kind=KIND, reason="the runtime is closed")
+                running = asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, act)
+                running.add_done_callback(lambda _done: slot.release())
                 return await asyncio.shield(running)
         except TimeoutError:
-            raise CallFailed(0, f"no answer in {within:.0f} s") from None
+            raise CallFailed(0, f"no answer in {within:.0f} s", sent=running is not None) from None
         finally:
-            if not running.done():
+            if running is not None and not running.done():
                 running.add_done_callback(_forgotten)
+
+    def _slot(self, path: str) -> asyncio.Semaphore:
+        """`nodes/pve1/…`: one of those of that node."""
+        first, _, rest = path.partition("/")
+        node = rest.partition("/")[0] if first == "nodes" else ""
+        return self._slots.setdefault(node, asyncio.Semaphore(PER_NODE if node else THREADS))
 
     def _guarded(self, act: Callable[[], Any]) -> Any:
         """In a thread. Whatever goes wrong leaves it as CallFailed."""

@@ -332,3 +332,18 @@ async def test_where_flows_may_be_made_says_nothing_of_containers_that_are_there
         await runtime.create(make_spec(proxmox={"vmid": vmid, "node": "pve3"}))
     with pytest.raises(errors.InvalidRequest, match="allow no flows"):
         await runtime.create(make_spec(proxmox={"template": "debian-12-standard", "node": "pve2"}))
+
+
+async def test_a_node_that_hangs_holds_up_none_of_the_others(lab: Lab) -> None:
+    runtime = await lab.open(interval=60)
+    stuck = [await lab.adopted(runtime, lab.pve.add_container("pve2", running=True)) for _ in range(12)]
+    id = await lab.adopted(runtime, lab.pve.add_container("pve1"))
+    lab.pve.faults.slow(3, path="*/nodes/pve2/*", times=None)
+    waiting = [asyncio.create_task(runtime.inspect(each)) for each in stuck]
+    await asyncio.sleep(0.3)
+    before = time.monotonic()
+    assert (await runtime.start(id)).state == "running"
+    assert time.monotonic() - before < 2.5
+    assert not any(task.done() for task in waiting)
+    lab.pve.faults.clear()
+    await asyncio.wait(waiting)
