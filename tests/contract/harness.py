@@ -15,12 +15,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
 
 from flow_manager import errors
-from flow_manager.runtimes.base import FlowSpec, Runtime, RuntimeEvent
+from flow_manager.runtimes.base import FlowSpec, PortBinding, Runtime, RuntimeEvent
+from flow_manager.util.ids import new_flow_id
 
 Behaviour = Literal[
     "sleeps",  # prints "ready", runs until it is told to end, TERM ends it with 143
@@ -39,6 +41,31 @@ SERVED = b"served\n"
 READY = "ready"
 # How long the suite waits for something that should take milliseconds: only a failing test ever waits that long.
 PATIENCE = 15.0
+
+
+def flow_spec(
+    instance: str,
+    *,
+    image: str,
+    command: tuple[str, ...],
+    serves: int | None = None,
+    channels: Path | None = None,
+    overrides: dict[str, Any],
+) -> FlowSpec:
+    """A flow with an id of its own. `serves`: the port on which it answers; `channels`: where its channel's folder shall be."""
+    id = new_flow_id()
+    fields: dict[str, Any] = {
+        "id": id,
+        "name": f"flow-{id}",
+        "container_name": f"flow-{id}",
+        "tenant": "default",
+        "instance": instance,
+        "image": image,
+        "command": command,
+        "ports": (PortBinding(serves, "tcp", 0),) if serves is not None else (),
+        "channel_folder": channels / id if channels is not None else None,
+    }
+    return FlowSpec(**{**fields, **overrides})
 
 
 class RuntimeHarness(Protocol):

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from flow_manager.runtimes.base import LABEL_INSTANCE, FlowSpec, PortBinding, Runtime
+from flow_manager.runtimes.base import LABEL_INSTANCE, FlowSpec, Runtime
 from flow_manager.runtimes.docker.provider import DockerProvider
 from flow_manager.settings.models import LimitSettings, RuntimeSettings
 from flow_manager.util.ids import new_flow_id
-from tests.contract.harness import Behaviour
+from tests.contract.harness import Behaviour, flow_spec
 from tests.engine import engine_api, images
 
 FIXTURES = ("docker_engine",)
@@ -57,22 +57,17 @@ class DockerHarness:
         return runtime
 
     def spec(self, behaviour: Behaviour, *, code: int = 0, lines: tuple[str, ...] = (), **overrides: Any) -> FlowSpec:
-        id = new_flow_id()
-        channel = self.folder / "sockets" / id
-        channel.mkdir(parents=True, mode=0o711)
-        fields: dict[str, Any] = {
-            "id": id,
-            "name": f"flow-{id}",
-            "container_name": f"flow-{id}",
-            "tenant": "default",
-            "instance": self.instance,
-            "image": images.BUSYBOX,
-            "command": self._command(behaviour, code, lines),
-            "channel_folder": channel,
-        }
-        if behaviour == "serves":
-            fields["ports"] = (PortBinding(SERVED_PORT, "tcp", 0),)
-        return FlowSpec(**{**fields, **overrides})
+        spec = flow_spec(
+            self.instance,
+            image=images.BUSYBOX,
+            command=self._command(behaviour, code, lines),
+            serves=SERVED_PORT if behaviour == "serves" else None,
+            channels=self.folder / "sockets",
+            overrides=overrides,
+        )
+        if spec.channel_folder is not None:
+            spec.channel_folder.mkdir(parents=True, mode=0o711, exist_ok=True)
+        return spec
 
     def _command(self, behaviour: Behaviour, code: int, lines: tuple[str, ...]) -> tuple[str, ...]:
         if behaviour == "missing_command":

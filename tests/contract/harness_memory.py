@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flow_manager.runtimes.base import FlowSpec, PortBinding, Runtime
+from flow_manager.runtimes.base import FlowSpec, Runtime
 from flow_manager.runtimes.memory import MemoryEngine, MemoryRuntime
 from flow_manager.util.ids import new_flow_id
-from tests.contract.harness import Behaviour
+from tests.contract.harness import Behaviour, flow_spec
 
 FIXTURES: tuple[str, ...] = ()
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -49,22 +48,18 @@ class MemoryHarness:
         return runtime
 
     def spec(self, behaviour: Behaviour, *, code: int = 0, lines: tuple[str, ...] = (), **overrides: Any) -> FlowSpec:
-        id = new_flow_id()
         command = {"exits": ("exit", str(code)), "prints": ("print", *lines), "complains": ("complain", *lines)}.get(
             behaviour
         ) or COMMANDS[behaviour]
-        spec = FlowSpec(
-            id=id,
-            name=f"flow-{id}",
-            container_name=f"flow-{id}",
-            tenant="default",
-            instance=self.instance,
+        serves = 8000 if behaviour == "serves" else None
+        return flow_spec(
+            self.instance,
             image="memory",
             command=command,
-            ports=(PortBinding(8000, "tcp", 0),) if behaviour == "serves" else (),
-            channel_folder=self.sockets_dir / id,
+            serves=serves,
+            channels=self.sockets_dir,
+            overrides=overrides,
         )
-        return replace(spec, **overrides)
 
     async def outside_kill(self, runtime: Runtime, id: str) -> None:
         self.engine.flows[id].die(137)

@@ -8,16 +8,15 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flow_manager.runtimes.base import FlowSpec, PortBinding, Runtime
+from flow_manager.runtimes.base import FlowSpec, Runtime
 from flow_manager.runtimes.process.kernel import find_session_leader
 from flow_manager.runtimes.process.provider import ProcessProvider
 from flow_manager.settings.models import LimitSettings, RuntimeSettings
 from flow_manager.util.ids import new_flow_id
-from tests.contract.harness import Behaviour
+from tests.contract.harness import Behaviour, flow_spec
 
 FIXTURES: tuple[str, ...] = ()
 SLEEP = "import time; print('ready', flush=True)\nwhile True: time.sleep(60)"
@@ -77,23 +76,14 @@ class ProcessHarness:
         return runtime
 
     def spec(self, behaviour: Behaviour, *, code: int = 0, lines: tuple[str, ...] = (), **overrides: Any) -> FlowSpec:
-        id = new_flow_id()
         arguments = {"exits": (str(code),), "prints": lines, "complains": lines}.get(behaviour, ())
         command = ("no-such-command-anywhere",)
         if behaviour != "missing_command":
             command = (sys.executable, "-I", "-S", "-c", SCRIPTS[behaviour], *arguments)  # type: ignore[assignment]
-        spec = FlowSpec(
-            id=id,
-            name=f"flow-{id}",
-            container_name=f"flow-{id}",
-            tenant="default",
-            instance=self.instance,
-            image="local",
-            command=command,
-            ports=(PortBinding(8000, "tcp", 0),) if behaviour == "serves" else (),
-            channel_folder=self.sockets_dir / id,
+        serves = 8000 if behaviour == "serves" else None
+        spec = flow_spec(
+            self.instance, image="local", command=command, serves=serves, channels=self.sockets_dir, overrides=overrides
         )
-        spec = replace(spec, **overrides)
         self.specs.append(spec)
         return spec
 

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from flow_manager.runtimes.base import FlowSpec, PortBinding, Runtime
+from flow_manager.runtimes.base import FlowSpec, Runtime
 from flow_manager.runtimes.proxmox.description import read_description
 from flow_manager.runtimes.proxmox.provider import ProxmoxProvider
 from flow_manager.settings.models import LimitSettings, RuntimeSettings
 from flow_manager.util.ids import new_flow_id
-from tests.contract.harness import Behaviour
+from tests.contract.harness import Behaviour, flow_spec
 from tests.pve.access import LEAST
 from tests.pve.apidoc import must_be_genuine
 from tests.pve.emulator import Emulator
@@ -78,19 +78,9 @@ class ProxmoxHarness:
         return runtime
 
     def spec(self, behaviour: Behaviour, *, code: int = 0, lines: tuple[str, ...] = (), **overrides: Any) -> FlowSpec:
-        id = new_flow_id()
-        fields: dict[str, Any] = {
-            "id": id,
-            "name": f"flow-{id}",
-            "container_name": f"flow-{id}",
-            "tenant": "default",
-            "instance": self.instance,
-            "image": "loop",
-            "command": self._command(behaviour, code, lines),
-        }
-        if behaviour == "serves":
-            fields["ports"] = (PortBinding(SERVED_PORT, "tcp", 0),)
-        return FlowSpec(**{**fields, **overrides})
+        serves = SERVED_PORT if behaviour == "serves" else None
+        command = self._command(behaviour, code, lines)
+        return flow_spec(self.instance, image="loop", command=command, serves=serves, overrides=overrides)
 
     def _command(self, behaviour: Behaviour, code: int, lines: tuple[str, ...]) -> tuple[str, ...]:
         if behaviour == "missing_command":
