@@ -670,7 +670,9 @@ async def test_events_begin_with_a_resync_and_tell_a_whole_life(harness: Runtime
         await runtime.remove(spec.id)
         await events.wait_for("removed", spec.id)
         told = [type for type in events.of(spec.id) if type != "health"]  # a hint that an address came
-        assert told == ["created", "started", *pauses, "died", "removed"]
+        # Under load Docker tells a pause and its end twice: of the call, and of what containerd says of it afterwards.
+        assert list(dict.fromkeys(told)) == ["created", "started", *pauses, "died", "removed"]
+        assert all(told.count(type) == 1 for type in ("created", "started", "died", "removed"))
         assert all(event.at is not None and event.at.tzinfo is not None for event in events.seen if event.id)
 
 
