@@ -138,9 +138,9 @@ async def test_who_never_answers_is_told_by_what_was_seen_of_it(lab: Lab) -> Non
     runtime = await lab.open(interval=60)
     await runtime.ping()
     lab.pve.faults.cut("GET /version", times=1)
-    lab.pve.faults.slow(3, path="/version", times=1)
+    lab.pve.faults.slow(8, path="/version", times=1)
     with pytest.raises(CallFailed, match="was cut"):
-        await runtime.client.get("version", within=0.6)
+        await runtime.client.get("version", within=3)
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"no"', b"<html>", b"\xff\xfe"])
