@@ -46,6 +46,8 @@ def summary(
         lines.append(f"flows are served, and woken, at {domains}")
     if channel_url:
         lines.append(f"flows on other machines reach their channel at {channel_url}")
+    if kind == "process" and settings.runtime is None:
+        lines.append("no Docker engine answers, so flows are local processes; `flow-manager doctor` says why")
     if kind == "process":
         lines.append("the process runtime isolates nothing: its flows can do whatever this user can")
     return lines

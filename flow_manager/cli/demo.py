@@ -30,7 +30,7 @@ def demo(
         typer.Option("--runtime", metavar="docker|process", help="Default: docker where it can be had, else process."),
     ] = None,
 ) -> None:
-    """Show the main job: create a flow, start it, talk to it, let it sleep, wake it by a request, delete it. Needs no service.
+    """Show the main job, from create to delete; needs no service.
 
     Exit status 0 only if each step was seen to happen. FLOW_MANAGER_DEMO_IMAGE names another image with python3.
     """

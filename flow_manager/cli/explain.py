@@ -55,7 +55,7 @@ def show(data: dict[str, Any]) -> None:
 
 def what_it_is(data: dict[str, Any], now: datetime) -> list[str]:
     lines = [f"{data['name']} ({data['container_id']}) is {data['flow_state']}: {data['summary']}"]
-    if data["desired"] == "stopped":
+    if data["desired"] == "stopped" and data["flow_state"] != "napping":  # then the summary has said it
         lines.append("somebody stopped it: traffic doesn't wake it; start, wake or send --wake does")
     lines.append(f"policy: {policy_words(data['idle'])}")
     for field, words in (("waiting_for", "waits for"), ("error", "error")):

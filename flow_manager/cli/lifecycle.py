@@ -99,7 +99,7 @@ def remove(
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Delete flows and all that they left."""
+    """Delete flows and all that they left; those that others made are only let go of, unless --force."""
     each(target(context, url, token, as_json), flows, "delete_container", {"force": force})
 
 
@@ -125,7 +125,7 @@ def each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) ->
             if goal.as_json:
                 print_json(data)
             elif event == "delete_container":
-                say(f"{flow} deleted")
+                say(f"{flow} let go of; its container goes on as it is" if data.get("released") else f"{flow} deleted")
             else:
                 say(f"{data['name']} {data['flow_state'] if event in _BY_FLOW_STATE else data['state']}")
         return refusals

@@ -18,6 +18,9 @@ DONE, REFUSED, WRONG_USAGE, NOT_REACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 # A verb does one thing: a service that is away this long is told of rather than waited for.
 RECONNECT_FOR = 15.0
 
+# What the service says for every client, in the words of this one.
+_REMEDIES = {"unauthorized": "give it with --token, or in FLOW_MANAGER_TOKEN; `flow-manager token create` makes one"}
+
 T = TypeVar("T")
 
 
@@ -54,6 +57,8 @@ def with_client(
 def worded(refused: Any) -> str:
     """The service's message, and of its details what helps a person."""
     lines = [f"{refused.code}: {refused.message}"]
+    if remedy := _REMEDIES.get(refused.code):
+        lines.append(f"  {remedy}")
     fields = refused.details.get("fields")
     if isinstance(fields, list) and len(fields) > 1:
         lines += [f"  {item.get('path')}: {item.get('reason')}" for item in fields if isinstance(item, dict)]

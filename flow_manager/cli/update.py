@@ -33,7 +33,10 @@ def update(
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Replace a flow's code; it is restarted if it ran, and rolled back if the new code fails."""
+    """Replace a flow's code, taken back if it fails.
+
+    A flow that runs is restarted with it. The code is below the folders that the service's `policy.code_roots` allows.
+    """
     if rollback == (code is not None):
         raise typer.BadParameter("give the new code, or --rollback")
     goal = target(context, url, token, as_json)

@@ -74,7 +74,7 @@ async def _after_update(core: Core, entry: FlowEntry, request: SendMessage) -> S
 async def _write(core: Core, entry: FlowEntry, request: SendMessage, message_id: str | None) -> Delivery:
     state = entry.observation.state if entry.observation else None
     if state not in ("running", None):
-        raise NotConnected(f"the flow is {state}", state=state)
+        raise NotConnected(f"the flow is {state}; with `wake` the message would wait, and wake it", state=state)
     return await core.channel.send_message(
         entry.id,
         request.message,

@@ -17,6 +17,8 @@ from flow_manager.runtimes.base import Capabilities, FlowSpec, Mount, PortBindin
 from flow_manager.settings.models import PolicySettings
 
 # Never mounted into a flow, whatever the roots say: each of them is a way to the host's root, or to every secret of it.
+# Engines refuse a container's name of one character (Docker: "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"); a flow may have one.
+SHORTEST_NAME = 2
 _NEVER = tuple(Path(p) for p in ("/", "/proc", "/sys", "/dev", "/etc", "/run", "/var/run", "/boot", "/root/.docker"))
 _NEVER_BELOW = tuple(
     Path(p) for p in ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/var/lib/containerd")
@@ -63,7 +65,7 @@ class Policy:
         return FlowSpec(
             id=flow_id,
             name=name,
-            container_name=name if tenant == DEFAULT_TENANT else f"flow-{flow_id}",
+            container_name=name if tenant == DEFAULT_TENANT and len(name) >= SHORTEST_NAME else f"flow-{flow_id}",
             tenant=tenant,
             instance=self._instance,
             image=image_of(config),
@@ -142,7 +144,8 @@ class Policy:
         except (OSError, RuntimeError, ValueError):
             raise PathNotAllowed(f"'{path}' can't be resolved", path=path, setting=setting) from None
         if not any(real.is_relative_to(root) for root in allowed):
-            raise PathNotAllowed(f"'{path}' is outside the allowed folders", path=path, setting=setting)
+            allowed_by = f"the folders that {setting} allows" if allowed else f"{setting}, which allows no folder"
+            raise PathNotAllowed(f"'{path}' is outside {allowed_by}", path=path, setting=setting)
         for private in self._private:
             if real.is_relative_to(private) or private.is_relative_to(real):
                 raise PathNotAllowed(f"'{path}' holds the manager's own state", path=path, setting=setting)

@@ -268,5 +268,8 @@ class MessageDelivery(WireModel):
 
 
 class Deleted(WireModel):
+    """Reply of `delete_container`. `released`: others made it, so it was only let go of, and its container goes on as it is."""
+
     container_id: str
     deleted: Literal[True] = True
+    released: bool = False

@@ -40,7 +40,7 @@ def why_not_woken(flow: WakingFlow) -> Problem | None:
     if flow.state in ("starting", "error"):
         return None
     if flow.desired == "stopped":
-        detail = "somebody stopped this flow: traffic doesn't wake it until it is started again"
+        detail = "this flow is stopped: traffic doesn't wake it until it is started"
         return Problem(503, "container_stopped", detail, extra={"desired": "stopped"}).about(flow)
     if flow.policy is None:
         detail = "this flow doesn't run, and traffic doesn't wake it: it has no idle policy"

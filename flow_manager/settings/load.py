@@ -13,13 +13,18 @@ from pydantic import ValidationError
 from flow_manager.errors import SettingsRefused
 from flow_manager.settings import defaults
 from flow_manager.settings.checks import contradictions
-from flow_manager.settings.models import Settings
+from flow_manager.settings.models import HOST_PORT, TOKEN_HASH, Settings
 from flow_manager.settings.names import SettingPath, dotted
 from flow_manager.settings.sources import Source, merge, read_environment, read_file, read_flags
 
 CONFIG_VARIABLE = "FLOW_MANAGER_CONFIG"
 # Beyond this, a list of problems helps nobody.
 MAX_PROBLEMS_TOLD = 20
+# An operator reads what is wanted rather than a regular expression.
+_FORMS = {
+    HOST_PORT: "host:port is wanted, for example 127.0.0.1:15432",
+    TOKEN_HASH: "sha256: and 64 hex digits are wanted, as `flow-manager token create` prints them",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,11 @@ def _origin_of(path: SettingPath, origins: Mapping[SettingPath, str]) -> str | N
 
 def _reason(item: Any) -> str:
     """pydantic's words, which don't hold the value; its own prefix for a validator's ValueError says nothing to an operator."""
-    return str(item["msg"]).removeprefix("Value error, ")
+    told = str(item["msg"])
+    for pattern, form in _FORMS.items():
+        if item["type"] == "string_pattern_mismatch" and told.endswith(f"'{pattern}'"):
+            return form
+    return told.removeprefix("Value error, ")
 
 
 def _absolute(settings: Settings) -> Settings:

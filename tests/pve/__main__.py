@@ -10,7 +10,7 @@ import sys
 from tests.pve.emulator import Emulator
 
 SETTINGS = """
-[runtimes.lab]
+[runtimes.house]
 kind = "proxmox"
 url = "{url}"
 token_id = "{token}"

@@ -34,3 +34,10 @@ def test_an_operator_is_told_where_flows_are_served_and_what_isolates_nothing() 
     assert any("http://<name>.flows.test:8081" in line for line in lines)
     assert any("tls://10.0.0.1:8443" in line for line in lines)
     assert "isolates nothing" in lines[-1]
+
+
+def test_an_operator_who_asked_for_no_runtime_is_told_why_it_is_not_docker() -> None:
+    told = {**TOLD, "runtime": "process", "kind": "process", "proxy_port": 0, "channel_url": ""}
+    assert any("no Docker engine answers" in line for line in greeting.summary(Settings(**PLACES), **told))
+    asked = Settings(**PLACES, runtime="process")
+    assert not any("Docker" in line for line in greeting.summary(asked, **told))

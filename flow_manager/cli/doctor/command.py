@@ -30,7 +30,10 @@ def doctor(
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong with Docker, Proxmox VE, sockets, store and settings, and how to mend it. Exit status 1 for a problem."""
+    """Say what is wrong here, and how to mend it.
+
+    Looks at Docker, Proxmox VE, sockets, store, labels and settings, with or without a running service. Exit status 1 for a problem.
+    """
     goal = target(context, url, token, as_json)
     findings = examine(goal.url, config, {"runtime": runtime, "state_dir": state_dir, "sockets_dir": sockets_dir})
     if goal.as_json:

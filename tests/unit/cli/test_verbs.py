@@ -42,6 +42,19 @@ def test_a_verb_is_its_event(service, run, arguments, event, fields) -> None:
     assert sent == {"container_id": "a", **fields}
 
 
+def test_rm_says_of_what_others_made_that_it_goes_on(service, run) -> None:
+    service.answers["delete_container"] = {"error": False, "data": {"container_id": "a", "deleted": True, "released": True}}
+    assert run("rm", "a", "--url", service.url).stdout == "a let go of; its container goes on as it is\n"
+
+
+def test_who_is_refused_for_a_token_is_told_how_to_give_one(service, run) -> None:
+    service.answers["get_status"] = {**NOT_FOUND, "code": "unauthorized", "message": "a valid token is needed"}
+    done = run("status", "a", "--url", service.url)
+    assert done.exit_code == 1
+    assert "--token" in done.stderr
+    assert "FLOW_MANAGER_TOKEN" in done.stderr
+
+
 def test_rm_deletes_and_force_is_said(service, run) -> None:
     service.answers["delete_container"] = {"error": False, "data": {"container_id": "abcdefghijkl", "deleted": True}}
     assert run("rm", "-f", "a", "--url", service.url).stdout == "a deleted\n"

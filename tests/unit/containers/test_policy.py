@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def judge(
-    root: Path, config: dict[str, Any], *, runtime: Any = DOCKER, tenant: str = "default", **settings: Any
+    root: Path, config: dict[str, Any], *, runtime: Any = DOCKER, tenant: str = "default", name: str = "web", **settings: Any
 ) -> FlowSpec:
     policy = Policy(
         PolicySettings(**{"volume_roots": (root,), "code_roots": (root,), **settings}),
@@ -50,7 +50,7 @@ def judge(
     return policy.spec(
         ContainerConfig.model_validate({"image": "alpine", **config}),
         flow_id="aaaaaaaaaaaa",
-        name="web",
+        name=name,
         tenant=tenant,
         runtime=runtime,
         channel_folder=Path("/c/aaaaaaaaaaaa"),
@@ -78,8 +78,17 @@ def test_no_path_leads_out_of_the_roots(root: Path, escape: str) -> None:
 
 
 def test_no_roots_means_no_volumes(root: Path) -> None:
-    with pytest.raises(PathNotAllowed):
+    with pytest.raises(PathNotAllowed, match=r"policy\.volume_roots, which allows no folder"):
         judge(root, {"volumes": {str(root / "data"): "/data"}}, volume_roots=())
+    with pytest.raises(PathNotAllowed, match=r"outside the folders that policy\.volume_roots allows"):
+        judge(root, {"volumes": {str(root.parent / "outside"): "/data"}})
+
+
+@pytest.mark.parametrize(("name", "container"), [("web", "web"), ("w", "flow-")])
+def test_a_name_that_no_engine_takes_is_the_flow_s_alone(root: Path, name: str, container: str) -> None:
+    spec = judge(root, {}, name=name)
+    assert spec.name == name
+    assert spec.container_name.startswith(container)
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ async def test_a_stopped_flow_says_so_and_isnt_woken(headers: list[tuple[str, st
     flow = FakeFlow(desired="stopped", policy=policy)
     request = await answer(FakeRequest(headers=headers), flow)
     assert request.status == 503 and flow.wakes == 0
-    assert "somebody stopped this flow" in request.text
+    assert "this flow is stopped" in request.text
     assert request.header("retry-after") is None
 
 

@@ -36,6 +36,14 @@ def test_a_flag_wins_over_the_environment_which_wins_over_the_file(toml) -> None
     assert (settings.port, settings.proxy_port, settings.host) == (3, 2, "127.0.0.2")
 
 
+def test_a_form_is_told_in_words_instead_of_a_pattern(toml) -> None:
+    words = refusal({}, {}, toml("[auth]\ntokens = [{ name = 'a', hash = 'sha256:x' }]\n[channel]\ntls_listen = '8082'\n"))
+    assert "flow-manager token create" in words
+    assert "tls_listen" in words
+    assert "host:port is wanted" in words
+    assert "pattern" not in words
+
+
 def test_a_flag_that_was_not_given_takes_nothing_away() -> None:
     assert load({"port": None}, {**HOME, "FLOW_MANAGER_PORT": "2"}).port == 2
 
