@@ -66,7 +66,10 @@ def create(
             help="Where, and of what: node, vmid (an existing container), template, clone, storage, disk, ip, …; repeatable.",
         ),
     ] = None,
-    code: Annotated[Path | None, typer.Option("--code", metavar="PATH", help="Mounted at /flow, as a copy; below policy.code_roots.")] = None,
+    code: Annotated[
+        Path | None,
+        typer.Option("--code", metavar="PATH", help="Mounted at /flow, as a copy; below policy.code_roots."),
+    ] = None,
     workdir: Annotated[
         str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working folder in the flow.")
     ] = None,

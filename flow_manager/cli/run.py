@@ -62,7 +62,9 @@ def worded(refused: Any) -> str:
     fields = refused.details.get("fields")
     if isinstance(fields, list) and len(fields) > 1:
         lines += [f"  {item.get('path')}: {item.get('reason')}" for item in fields if isinstance(item, dict)]
-    for name in ("reason", "retry_after", "error_id"):
+    for name in ("reason", "exit_code", "retry_after", "error_id"):
         if (value := refused.details.get(name)) is not None and str(value) not in lines[0]:
             lines.append(f"  {name.replace('_', ' ')}: {value}")
+    if refused.details.get("rolled_back") is True:
+        lines.append("  the older code is back")
     return "\n".join(lines)

@@ -34,7 +34,10 @@ async def choose_runtimes(settings: Settings, *, instance: str) -> tuple[dict[st
     kinds = {name: chosen.kind or name for name, chosen in wanted.items()}
     if lines := misplaced(settings.flows, kinds, default):
         if settings.runtime is None and default == "process":
-            lines = [*lines, "no Docker engine answers, so the default runtime is process; `flow-manager doctor` says why"]
+            lines = [
+                *lines,
+                "no Docker engine answers, so the default runtime is process; `flow-manager doctor` says why",
+            ]
         raise SettingsRefused("\n".join(lines))
     made = {
         name: make_runtime(name, chosen, settings, instance=instance, flows=flows_of(settings, name, default))

@@ -43,7 +43,10 @@ def test_a_verb_is_its_event(service, run, arguments, event, fields) -> None:
 
 
 def test_rm_says_of_what_others_made_that_it_goes_on(service, run) -> None:
-    service.answers["delete_container"] = {"error": False, "data": {"container_id": "a", "deleted": True, "released": True}}
+    service.answers["delete_container"] = {
+        "error": False,
+        "data": {"container_id": "a", "deleted": True, "released": True},
+    }
     assert run("rm", "a", "--url", service.url).stdout == "a let go of; its container goes on as it is\n"
 
 
@@ -53,6 +56,15 @@ def test_who_is_refused_for_a_token_is_told_how_to_give_one(service, run) -> Non
     assert done.exit_code == 1
     assert "--token" in done.stderr
     assert "FLOW_MANAGER_TOKEN" in done.stderr
+
+
+def test_code_that_fails_is_told_with_its_exit_code_and_that_it_was_taken_back(service, run) -> None:
+    details = {"exit_code": 3, "rolled_back": True}
+    told = {"code": "container_stopped", "message": "the flow is exited", "details": details}
+    service.answers["update_container"] = {**NOT_FOUND, **told}
+    done = run("update", "a", "/srv/code", "--url", service.url)
+    assert done.exit_code == 1
+    assert "exit code: 3\n  the older code is back" in done.stderr
 
 
 def test_rm_deletes_and_force_is_said(service, run) -> None:

@@ -40,7 +40,13 @@ def root(tmp_path: Path) -> Path:
 
 
 def judge(
-    root: Path, config: dict[str, Any], *, runtime: Any = DOCKER, tenant: str = "default", name: str = "web", **settings: Any
+    root: Path,
+    config: dict[str, Any],
+    *,
+    runtime: Any = DOCKER,
+    tenant: str = "default",
+    name: str = "web",
+    **settings: Any,
 ) -> FlowSpec:
     policy = Policy(
         PolicySettings(**{"volume_roots": (root,), "code_roots": (root,), **settings}),

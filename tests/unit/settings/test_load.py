@@ -37,7 +37,9 @@ def test_a_flag_wins_over_the_environment_which_wins_over_the_file(toml) -> None
 
 
 def test_a_form_is_told_in_words_instead_of_a_pattern(toml) -> None:
-    words = refusal({}, {}, toml("[auth]\ntokens = [{ name = 'a', hash = 'sha256:x' }]\n[channel]\ntls_listen = '8082'\n"))
+    words = refusal(
+        {}, {}, toml("[auth]\ntokens = [{ name = 'a', hash = 'sha256:x' }]\n[channel]\ntls_listen = '8082'\n")
+    )
     assert "flow-manager token create" in words
     assert "tls_listen" in words
     assert "host:port is wanted" in words
