@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from flow_manager.errors import SettingsRefused
 from flow_manager.settings import defaults
 from flow_manager.settings.checks import contradictions
-from flow_manager.settings.models import HOST_PORT, TOKEN_HASH, Settings
+from flow_manager.settings.models import HOST_PORT_FORM, HASH_FORM, Settings
 from flow_manager.settings.names import SettingPath, dotted
 from flow_manager.settings.sources import Source, merge, read_environment, read_file, read_flags
 
@@ -22,8 +22,8 @@ CONFIG_VARIABLE = "FLOW_MANAGER_CONFIG"
 MAX_PROBLEMS_TOLD = 20
 # An operator reads what is wanted rather than a regular expression.
 _FORMS = {
-    HOST_PORT: "host:port is wanted, for example 127.0.0.1:15432",
-    TOKEN_HASH: "sha256: and 64 hex digits are wanted, as `flow-manager token create` prints them",
+    HOST_PORT_FORM: "host:port is wanted, for example 127.0.0.1:15432",
+    HASH_FORM: "sha256: and 64 hex digits are wanted, as `flow-manager token create` prints them",
 }
 
 

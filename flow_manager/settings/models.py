@@ -15,8 +15,8 @@ from flow_manager.contract.proxmox import BridgeName, NodeName, PoolName, Storag
 Port = Annotated[int, Field(ge=0, le=65535)]
 # sizeof(sun_path) is 108 on Linux; `<dir>/<12>/<12>.sock` and the ending NUL take 32 of them (wire contract, section 7).
 MAX_SOCKETS_DIR_BYTES = 76
-TOKEN_HASH = r"^sha256:[0-9a-f]{64}$"
-HOST_PORT = r"^.+:[0-9]{1,5}$"
+HASH_FORM = r"^sha256:[0-9a-f]{64}$"
+HOST_PORT_FORM = r"^.+:[0-9]{1,5}$"
 
 
 class SettingsModel(BaseModel):
@@ -27,7 +27,7 @@ class TokenSettings(SettingsModel):
     """One static token. `hash` is what `flow-manager token create` prints, never the token itself."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.@-]+$")]
-    hash: Annotated[str, Field(pattern=TOKEN_HASH)]
+    hash: Annotated[str, Field(pattern=HASH_FORM)]
     tenant: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")] = (
         DEFAULT_TENANT
     )
@@ -123,7 +123,7 @@ class ChannelSettings(SettingsModel):
         default=1000, gt=0, description="Frames a second taken from one flow; beyond it is read more slowly."
     )
     max_busy: Seconds = Field(default=3600, description="Longest time that a flow may say busy for at once.")
-    tls_listen: Annotated[str, Field(pattern=HOST_PORT)] | None = Field(
+    tls_listen: Annotated[str, Field(pattern=HOST_PORT_FORM)] | None = Field(
         default=None,
         description="Where flows on other machines connect, `0.0.0.0:8082` for instance; default: nowhere, and such flows "
         "have no channel.",
@@ -172,7 +172,7 @@ class ProxySettings(SettingsModel):
 class TcpRouteSettings(SettingsModel):
     """A port of this machine that wakes a flow and is joined to one of its ports."""
 
-    listen: Annotated[str, Field(pattern=HOST_PORT)]
+    listen: Annotated[str, Field(pattern=HOST_PORT_FORM)]
     container: str
     port: Annotated[int, Field(ge=1, le=65535)]
 
