@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from flow_manager.errors import SettingsRefused
 from flow_manager.settings import defaults
 from flow_manager.settings.checks import contradictions
-from flow_manager.settings.models import HOST_PORT_FORM, HASH_FORM, Settings
+from flow_manager.settings.models import HASH_FORM, HOST_PORT_FORM, Settings
 from flow_manager.settings.names import SettingPath, dotted
 from flow_manager.settings.sources import Source, merge, read_environment, read_file, read_flags
 
