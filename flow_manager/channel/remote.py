@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import secrets
 import socket
 import ssl
@@ -16,6 +15,7 @@ from flow_manager.channel.flow import FlowChannel
 from flow_manager.channel.kept import kept
 from flow_manager.channel.tokens import KEY_BYTES, ChannelTokens
 from flow_manager.errors import SettingsRefused
+from flow_manager.settings.checks import channel_address
 from flow_manager.settings.models import ChannelSettings
 from flow_manager.util.clock import Clock
 from flow_manager.util.hosts import parse_authority
@@ -95,24 +95,10 @@ class RemoteChannel:
 
     def _address(self, listens_on: int) -> tuple[str, int]:
         """:raises SettingsRefused: nobody can know it."""
-        told = self._settings.tls_address or self._settings.tls_listen or ""
-        name = "tls_address" if self._settings.tls_address else "tls_listen"
-        address = parse_authority(told)
-        if address is None:
-            raise SettingsRefused(f"channel.{name}: {told!r} is no host:port")
-        if is_wildcard(address.name):
-            raise SettingsRefused(
-                f"channel.{name}: no flow can connect to {address.name}; give in channel.tls_address the name or address by "
-                "which other machines reach this one"
-            )
+        address = parse_authority(self._settings.tls_address or self._settings.tls_listen or "")
+        if (lines := channel_address(self._settings)) or address is None:
+            raise SettingsRefused("\n".join(lines))
         return address.name, address.port or listens_on
-
-
-def is_wildcard(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 def _listen(where: str) -> socket.socket:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from flow_manager.settings import declared
 from flow_manager.settings.models import ChannelSettings, RuntimeSettings, Settings
+from flow_manager.util.hosts import parse_authority
 
 BUILT_IN_RUNTIMES = ("docker", "process", "memory")
 PROXMOX_ONLY = (
@@ -34,6 +35,7 @@ def contradictions(settings: Settings) -> list[str]:
         *_tokens(settings),
         *_publish_address(settings),
         *_channel_tls(settings.channel),
+        *channel_address(settings.channel),
         *_default_runtime(settings),
         *(line for name, runtime in settings.runtimes.items() for line in _runtime(name, runtime)),
         *declared.contradictions(settings),
@@ -88,6 +90,29 @@ def _channel_tls(channel: ChannelSettings) -> list[str]:
     elif channel.tls_ca is not None and channel.tls_cert is None:
         lines.append("channel.tls_ca: is who signed channel.tls_cert: give that too, or leave this out")
     return lines
+
+
+def channel_address(channel: ChannelSettings) -> list[str]:
+    """What flows would be told to connect to must be an address that is somewhere."""
+    if channel.tls_listen is None:
+        return []
+    told, name = (channel.tls_address, "tls_address") if channel.tls_address else (channel.tls_listen, "tls_listen")
+    address = parse_authority(told)
+    if address is None:
+        return [f"channel.{name}: {told!r} is no host:port"]
+    if _is_wildcard(address.name):
+        return [
+            f"channel.{name}: no flow can connect to {address.name}; give in channel.tls_address the name or address by "
+            "which other machines reach this one"
+        ]
+    return []
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _publish_address(settings: Settings) -> list[str]:

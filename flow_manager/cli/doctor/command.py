@@ -80,7 +80,8 @@ def examine(url: str, config: Path | None, flags: dict[str, object]) -> list[Fin
     found += proxmox(settings)
     found += channel(settings)
     found += machine.cgroups()
-    found += machine.port(settings.host, settings.port, in_use_by_us=running)
+    if not running:  # it holds them itself
+        found += machine.ports(settings)
     return [*found, *machine.service(url)]
 
 

@@ -12,6 +12,8 @@ import urllib.request
 from pathlib import Path
 
 from flow_manager.cli.doctor.finding import Finding, ok, problem, warning
+from flow_manager.settings.models import Settings
+from flow_manager.util.hosts import parse_authority
 
 OLDEST_PYTHON = (3, 11)
 # Each client and each flow takes a descriptor; below this a few hundred of them are too many.
@@ -81,10 +83,23 @@ def cgroups(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> list
     return [ok(about, "limits are possible: a delegated cgroup v2 is here")]
 
 
-def port(host: str, number: int, *, in_use_by_us: bool) -> list[Finding]:
-    if number == 0 or in_use_by_us:
+def ports(settings: Settings) -> list[Finding]:
+    """All that `serve` would listen on, each by its setting."""
+    wanted = [("port", settings.host, settings.port)]
+    if settings.proxy.enabled:
+        wanted.append(("proxy_port", settings.proxy_host, settings.proxy_port))
+    named = [("tcp_routes", route.listen) for route in settings.tcp_routes]
+    if settings.channel.tls_listen is not None:
+        named.append(("channel.tls_listen", settings.channel.tls_listen))
+    for about, where in named:
+        if (address := parse_authority(where)) is not None:
+            wanted.append((about, address.name, address.port or 0))
+    return [finding for about, host, number in wanted for finding in port(host, number, about=about)]
+
+
+def port(host: str, number: int, *, about: str = "port") -> list[Finding]:
+    if number == 0:
         return []
-    about = "port"
     try:
         family, kind, protocol, _name, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as one:
@@ -95,7 +110,7 @@ def port(host: str, number: int, *, in_use_by_us: bool) -> list[Finding]:
             problem(
                 about,
                 f"{host}:{number} can't be listened on ({exc.strerror or exc})",
-                "stop what uses it, or give another --port",
+                f"stop what uses it, or give another {about}",
             )
         ]
     return [ok(about, f"{host}:{number} is free")]

@@ -21,6 +21,7 @@ from flow_manager.cli.doctor import folders, machine
 from flow_manager.cli.doctor.docker import docker, judged
 from flow_manager.cli.doctor.finding import Finding
 from flow_manager.cli.engine import Engine, EngineSaid
+from flow_manager.settings.models import Settings
 
 VERSION = {"Version": "20.10.24", "ApiVersion": "1.41"}
 INFO = {"Driver": "overlay2", "LiveRestoreEnabled": True, "Images": 3, "SecurityOptions": [], "Warnings": None}
@@ -209,14 +210,23 @@ def test_a_store_that_is_damaged_or_anothers_is_a_problem(short: Path, content: 
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
-def test_a_port_that_is_taken_is_a_problem_unless_it_is_ours() -> None:
+def test_a_port_that_is_taken_is_a_problem_by_the_name_of_its_setting() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        only(machine.port("127.0.0.1", number, in_use_by_us=False), "problem")
-        assert machine.port("127.0.0.1", number, in_use_by_us=True) == []
-    assert levels(machine.port("127.0.0.1", number, in_use_by_us=False)) == ["ok"]
+        route = {"listen": f"127.0.0.1:{number}", "container": "db", "port": 5432}
+        for about, changes in (
+            ("port", {"port": number}),
+            ("proxy_port", {"proxy_port": number}),
+            ("tcp_routes", {"tcp_routes": [route]}),
+            ("channel.tls_listen", {"channel": {"tls_listen": f"127.0.0.1:{number}"}}),
+        ):
+            here = {"state_dir": "/s", "sockets_dir": "/k", "port": 0, "proxy_port": 0}
+            (finding,) = machine.ports(Settings.model_validate({**here, **changes}))
+            assert (finding.level, finding.about) == ("problem", about)
+            assert str(number) in finding.text
+    assert levels(machine.port("127.0.0.1", number)) == ["ok"]
 
 
 @pytest.mark.parametrize(

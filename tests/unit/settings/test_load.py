@@ -46,6 +46,10 @@ def test_a_form_is_told_in_words_instead_of_a_pattern(toml) -> None:
     assert "pattern" not in words
 
 
+def test_a_wildcard_that_no_flow_can_connect_to_is_refused_where_settings_are_read(toml) -> None:
+    assert "channel.tls_address" in refusal({}, {}, toml("[channel]\ntls_listen = '0.0.0.0:8082'\n"))
+
+
 def test_a_flag_that_was_not_given_takes_nothing_away() -> None:
     assert load({"port": None}, {**HOME, "FLOW_MANAGER_PORT": "2"}).port == 2
 
