@@ -23,6 +23,7 @@ from flow_manager import errors
 from flow_manager.runtimes.proxmox import tls, transport
 from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.transport import session_of
+from flow_manager.testing import eventually
 from tests.integration.proxmox.conftest import NARROW, Lab
 from tests.pve import certificate
 from tests.pve.emulator import LAST_TURNS
@@ -136,7 +137,8 @@ async def test_a_file_without_certificates_is_named(lab: Lab, tmp_path: Path) ->
 
 async def test_who_never_answers_is_told_by_what_was_seen_of_it(lab: Lab) -> None:
     runtime = await lab.open(interval=60)
-    await runtime.ping()
+    # Its first look at the server is over: that asks for the version, too, and would take the fault.
+    await eventually(lambda: lab.pve.calls()["GET /cluster/resources"] > 0)
     lab.pve.faults.cut("GET /version", times=1)
     lab.pve.faults.slow(8, path="/version", times=1)
     with pytest.raises(CallFailed, match="was cut"):
