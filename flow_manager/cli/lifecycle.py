@@ -99,7 +99,10 @@ def remove(
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Delete flows and all that they left; those that others made are only let go of, unless --force."""
+    """Delete flows and all that they left.
+
+    One that others made is only let go of, and its container goes on, unless --force.
+    """
     each(target(context, url, token, as_json), flows, "delete_container", {"force": force})
 
 
