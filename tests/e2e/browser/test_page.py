@@ -118,7 +118,7 @@ async def test_a_person_reads_that_a_flow_is_stopped(visitor: Visitor, site: Sit
     page = await visitor.page()
     answer = await page.goto(site.url("/x"))
     assert answer is not None and answer.status == 503
-    assert "somebody stopped this flow" in await text_of(page, "#reason")
+    assert "this flow is stopped" in await text_of(page, "#reason")
     assert await page.is_hidden("button") and site.flow.wakes == 0
 
 
