@@ -45,18 +45,24 @@ async def measure(host: str, client: Client, *, lines: int, rounds: int) -> list
     made = await client.call("create_container", image=images.BUSYBOX, command=command)
     ours: list[float] = []
     engines: list[float] = []
+    lost: list[float] = []
     try:
         for _ in range(rounds):
             for side in (engines, ours):
                 await client.call("start_container", container_id=made["id"])
-                counting = (
-                    follow_engine(host, made["runtime_id"]) if side is engines else follow_ours(client, made["id"])
-                )
-                side.append(await asyncio.wait_for(counting, SECONDS))
+                if side is engines:
+                    side.append(await asyncio.wait_for(follow_engine(host, made["runtime_id"]), SECONDS))
+                else:
+                    rate, share = await asyncio.wait_for(follow_ours(client, made["id"]), SECONDS)
+                    side.append(rate)
+                    lost.append(share)
                 await client.call("kill_container", container_id=made["id"])
     finally:
         await client.call("delete_container", container_id=made["id"], force=True)
-    return [row("log lines followed", median(ours), "lines/s", median(engines))]
+    return [
+        row("log lines followed, as fast as they are written", median(ours), "lines/s", median(engines)),
+        row("… of which the client was too slow for, and told so", 100 * median(lost), "%"),
+    ]
 
 
 async def follow_engine(host: str, runtime_id: str) -> float:
@@ -76,16 +82,16 @@ async def follow_engine(host: str, runtime_id: str) -> float:
     return seen / (time.perf_counter() - began)
 
 
-async def follow_ours(client: Client, flow: str) -> float:
+async def follow_ours(client: Client, flow: str) -> tuple[float, float]:
+    """Lines a second that came, and the share of those that the service left out because this client reads too slowly."""
     over = asyncio.Event()
-    seen, began = 0, 0.0
+    seen, lost, began = 0, 0, 0.0
 
     async def received(event: dict[str, Any]) -> None:
-        nonlocal seen, began
+        nonlocal seen, lost, began
         began = began or time.perf_counter()
-        seen += len(event["lines"]) + event.get("lost", 0)
-        if event.get("lost"):
-            raise RuntimeError("lines were lost: such a figure would mean nothing")
+        seen += len(event["lines"])
+        lost += event.get("lost") or 0
         if event["lines"] and event["lines"][-1]["text"] == LAST:
             over.set()
 
@@ -94,4 +100,4 @@ async def follow_ours(client: Client, flow: str) -> float:
     await over.wait()
     ended = time.perf_counter()
     await client.call("unfollow_logs", **followed)
-    return seen / (ended - began)
+    return seen / (ended - began), lost / (seen + lost)

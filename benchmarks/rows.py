@@ -97,4 +97,6 @@ def number(value: float) -> str:
     """Three digits that mean something: 0.123, 12.3, 12,345."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
+    if abs(value) < 1e-6:
+        return "0"  # what is left of a difference of floats
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
