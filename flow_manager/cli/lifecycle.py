@@ -120,6 +120,7 @@ def each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) ->
         refusals = 0
         for flow in flows:
             try:
+                goes_on = await _goes_on(client, event, flow, request)
                 data = await client.call(event, {"container_id": flow, **request}, timeout=timeout)
             except ServiceRefused as refused:
                 refusals += 1
@@ -128,10 +129,17 @@ def each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) ->
             if goal.as_json:
                 print_json(data)
             elif event == "delete_container":
-                say(f"{flow} let go of; its container goes on as it is" if data.get("released") else f"{flow} deleted")
+                say(f"{flow} let go of; its container goes on as it is" if goes_on else f"{flow} deleted")
             else:
                 say(f"{data['name']} {data['flow_state'] if event in _BY_FLOW_STATE else data['state']}")
         return refusals
 
     if with_client(goal, work):
         raise typer.Exit(REFUSED)
+
+
+async def _goes_on(client: FlowManagerClient, event: str, flow: str, request: dict[str, Any]) -> bool:
+    """Whether a delete only lets go of it: others made it. The reply doesn't tell, and afterwards nobody knows it."""
+    if event != "delete_container" or request["force"]:
+        return False
+    return bool((await client.call("get_container", {"container_id": flow}))["adopted"])

@@ -171,7 +171,7 @@ async def release(core: Core, principal: Principal, entry: FlowEntry) -> Deleted
         await core.noted(core.activity.log_container_released(entry.ref, principal.name))
 
     await core.operate(entry, "delete", "release", principal, body)
-    return Deleted(container_id=entry.id, released=True)
+    return Deleted(container_id=entry.id)
 
 
 async def forget_gone(core: Core, runtime: Runtime, there: Mapping[str, Observation]) -> None:

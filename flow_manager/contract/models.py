@@ -10,10 +10,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -270,16 +268,7 @@ class MessageDelivery(WireModel):
 
 
 class Deleted(WireModel):
-    """Reply of `delete_container`. `released` is there, and true, where others made it: it was only let go of, and its
-    container goes on as it is."""
+    """Reply of `delete_container`; also where others made it, so that it was only let go of."""
 
     container_id: str
     deleted: Literal[True] = True
-    released: bool = False
-
-    @model_serializer(mode="wrap")
-    def _only_what_is_so(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        shown: dict[str, Any] = fields(self)
-        if not shown.get("released"):
-            shown.pop("released", None)
-        return shown

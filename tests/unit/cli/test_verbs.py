@@ -43,10 +43,8 @@ def test_a_verb_is_its_event(service, run, arguments, event, fields) -> None:
 
 
 def test_rm_says_of_what_others_made_that_it_goes_on(service, run) -> None:
-    service.answers["delete_container"] = {
-        "error": False,
-        "data": {"container_id": "a", "deleted": True, "released": True},
-    }
+    service.answers["get_container"] = {"error": False, "data": {"adopted": True}}
+    service.answers["delete_container"] = {"error": False, "data": {"container_id": "a", "deleted": True}}
     assert run("rm", "a", "--url", service.url).stdout == "a let go of; its container goes on as it is\n"
 
 

@@ -254,7 +254,7 @@ async def test_a_released_one_stays_released_until_it_is_made_anew(builder: Any)
         flow_id = house.runtime.appear("web", {})
         await known(house, flow_id)
         notebook = house.core.observer = Notebook()
-        assert (await house.manager.delete_container(LOCAL, delete("web"))).released
+        assert (await house.manager.delete_container(LOCAL, delete("web"))).deleted
         assert ("removed", "web") in notebook.told
         await house.told("container_released")
         assert house.runtime.engine.flows[flow_id].running, "it goes on"

@@ -12,7 +12,7 @@ from flow_manager.contract import requests
 from flow_manager.contract.activity import Activity
 from flow_manager.contract.events import CLIENT_EVENTS, SERVER_EVENTS
 from flow_manager.contract.fields import parse_port_key, parse_volume_target
-from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, Deleted, IdlePolicy
+from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, IdlePolicy
 
 
 def test_defaults_are_those_of_the_contract() -> None:
@@ -153,9 +153,3 @@ def test_no_event_has_a_name_that_the_protocol_reserves() -> None:
 def test_a_create_request_gives_its_config() -> None:
     request = requests.CreateContainer(image="a:1", name="web", start=True, request_id="r")
     assert request.config() == ContainerConfig(image="a:1", name="web")
-
-
-def test_a_delete_says_released_only_where_it_was_that() -> None:
-    assert Deleted(container_id="a").model_dump(mode="json") == {"container_id": "a", "deleted": True}
-    assert Deleted(container_id="a", released=True).model_dump(mode="json")["released"] is True
-    assert Deleted.model_validate({"container_id": "a", "deleted": True}).released is False
