@@ -34,6 +34,8 @@ ROOT = Path(os.environ.get("FLOW_MANAGER_ENGINE_DIR", "/var/tmp/flow-manager-eng
 USUAL_SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 PACKAGES = ("docker.io", "iptables")
 SHARED_NAME = "shared"
+# A killed dockerd's containerd is killed with it, which takes a busy machine a moment.
+DYING_SECONDS = 3.0
 START_SECONDS = 60.0  # a cold start takes one second; a busy machine with two cores may need many
 STOP_SECONDS = 30.0  # the engine gives its containers their ten seconds each, in parallel
 
@@ -106,8 +108,14 @@ class PrivateEngine:
         # A killed dockerd takes its containerd along; where nobody has reaped that yet, the next dockerd takes the id in
         # the file for a living containerd and waits for it in vain.
         containerd = self.folder / "exec" / "containerd" / "containerd.pid"
-        if containerd.exists() and _state(int(containerd.read_text().strip() or "0")) in "ZX":
-            containerd.unlink()
+        dying = time.monotonic() + DYING_SECONDS
+        while containerd.exists():
+            if _state(int(containerd.read_text().strip() or "0")) in "ZX":
+                containerd.unlink()
+            elif time.monotonic() > dying:
+                break
+            else:
+                time.sleep(0.02)
         command = [
             *("dockerd", "--host", self.host, "--group", "root", "--bridge", self.bridge),
             *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),

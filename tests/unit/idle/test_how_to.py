@@ -14,9 +14,13 @@ from flow_manager.settings.models import Settings
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "wake-on-demand.md").read_text()
 
 
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
 def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-    return str(found)
+    (found,) = blocks(language)
+    return found
 
 
 def test_the_policy_is_one() -> None:
@@ -46,10 +50,13 @@ def test_every_label_that_is_named_exists() -> None:
     assert read_labels(labels).unreadable == ()
 
 
-def test_the_route_is_a_setting(tmp_path: Path) -> None:
-    routes = tomllib.loads(block("toml"))
-    settings = Settings.model_validate({"state_dir": tmp_path, "sockets_dir": "/tmp/s", **routes})
-    assert settings.tcp_routes[0].port == 5432
+def test_the_route_and_the_domains_are_settings(tmp_path: Path) -> None:
+    route, domains = (
+        Settings.model_validate({"state_dir": tmp_path, "sockets_dir": "/tmp/s", **tomllib.loads(text)})
+        for text in blocks("toml")
+    )
+    assert route.tcp_routes[0].port == 5432
+    assert domains.proxy.domains[0] == "home.example"
 
 
 def test_settings_that_are_named_exist() -> None:

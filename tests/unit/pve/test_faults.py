@@ -127,7 +127,7 @@ async def test_it_serves_by_itself_and_tells_how_to_use_it() -> None:
                 assert line, text
                 text += line.decode()
         example = "\n".join(line for line in text.splitlines() if line.startswith("[") or " = " in line)
-        facts = tomllib.loads(example)["runtimes"]["lab"]
+        facts = tomllib.loads(example)["runtimes"]["house"]
         RuntimeSettings.model_validate(facts)
         context = await asyncio.to_thread(ssl.create_default_context, cafile=facts["ca_file"])
         headers = {"Authorization": f"PVEAPIToken={facts['token_id']}={facts['secret']}"}
