@@ -9,7 +9,7 @@ from typing import Any
 import requests
 import urllib3
 
-from flow_manager.runtimes.proxmox.transport import LoginRefused, NotAnApi
+from flow_manager.runtimes.proxmox.transport import LoginRefused, NoAuthority, NotAnApi
 
 # pveproxy could not reach, or gave up on, the daemon or node behind it.
 BAD_GATEWAY = frozenset({595, 596, 597, 598, 599})
@@ -60,7 +60,7 @@ def of_exception(exc: BaseException) -> CallFailed:
         return CallFailed(UNREACHABLE, str(exc), sent=False, tls=True)
     if isinstance(exc, requests.exceptions.SSLError) and not isinstance(_cause(exc), _CUT):
         return _of_tls(exc)
-    if type(exc) is OSError and "CA certificate" in str(exc):
+    if isinstance(exc, NoAuthority):
         return CallFailed(
             UNREACHABLE, "the ca_file with the server's certificate authority is gone", sent=False, tls=True
         )

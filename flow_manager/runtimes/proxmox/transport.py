@@ -7,12 +7,14 @@ What proxmoxer 2.3 does by itself, and what is done about it here:
 - a redirect gives None, an answer that is no JSON gives a dict: both are refused;
 - it turns warnings about unchecked certificates off in the whole process: only where the operator turned the check off;
 - its logger tells request data, passwords too, at INFO: such records are dropped;
-- a session believes HTTPS_PROXY, REQUESTS_CA_BUNDLE and .netrc: not here.
+- a session believes HTTPS_PROXY, REQUESTS_CA_BUNDLE and .netrc: not here;
+- each thread that connects reads the certificates into the context of all, which can end the process: `Trust` reads them.
 """
 
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import time
 import warnings
@@ -30,7 +32,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.cookies import RequestsCookieJar, cookiejar_from_dict
 
-from flow_manager.runtimes.proxmox.tls import make_context
+from flow_manager.runtimes.proxmox.tls import Trust, make_context
 
 # The server itself gives up after 30 s and answers 596; a read of ours that takes ten has failed.
 READ_SECONDS, WRITE_SECONDS = 10.0, 35.0
@@ -44,6 +46,10 @@ _LOGGERS = ("proxmoxer.core", "proxmoxer.backends.https")
 
 class NotAnApi(requests.exceptions.RequestException):
     """What answered is no Proxmox VE API; the message says what it did."""
+
+
+class NoAuthority(requests.exceptions.RequestException):
+    """The file with the server's certificate authority can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +138,36 @@ class PveAdapter(HTTPAdapter):
     """As many connections as there are threads; more callers wait. Answers are judged before proxmoxer sees them."""
 
     def __init__(self, connections: int, verify: bool | str = True) -> None:
-        self._context = make_context(verify)
+        self._connections = connections
+        self._trust = Trust(verify)
+        self._lock = threading.Lock()
+        self._context = make_context(verify)  # trusts nobody: the first call reads the certificates
         super().__init__(pool_connections=1, pool_maxsize=connections, pool_block=True)
         self.skew = 0.0
 
     def init_poolmanager(self, *sizes: Any, **options: Any) -> None:
         super().init_poolmanager(*sizes, ssl_context=self._context, **options)
 
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Not requests' own: that one has urllib3 read the certificates at each connect. See `Trust`."""
+        conn.cert_reqs = "CERT_REQUIRED" if verify else "CERT_NONE"
+
+    def _renew(self) -> None:
+        try:
+            context = self._trust.context()
+        except ssl.SSLError as exc:
+            raise requests.exceptions.SSLError(exc) from exc
+        except OSError as exc:
+            raise NoAuthority(str(exc)) from exc
+        with self._lock:
+            if context is not self._context:
+                self._context = context
+                # What is under way ends on the connections it has.
+                self.init_poolmanager(1, self._connections, block=True)
+
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        self._renew()
+        options["verify"] = options["verify"] is not False  # a file's name would go to urllib3
         connect = options["timeout"][0]
         options["timeout"] = (connect, READ_SECONDS if request.method == "GET" else WRITE_SECONDS)
         options["stream"] = True  # the body is read here, and only so much of it

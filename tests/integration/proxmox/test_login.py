@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import socket
 import ssl
 import subprocess
@@ -20,7 +21,7 @@ from aiohttp import web
 from urllib3.util.ssl_ import create_urllib3_context
 
 from flow_manager import errors
-from flow_manager.runtimes.proxmox import tls, transport
+from flow_manager.runtimes.proxmox import tls
 from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.transport import session_of
 from flow_manager.testing import eventually
@@ -95,10 +96,10 @@ async def test_an_authority_as_proxmox_ve_makes_it_is_trusted_where_the_form_of_
     settings = lab.settings()
     await (await lab.open(settings)).ping()
     with monkeypatch.context() as only:
-        only.setattr(transport, "make_context", lambda _verify: strict())
+        only.setattr(tls, "make_context", lambda _verify: strict())
         refused = await lab.open(settings, instance="strict")
-    with pytest.raises(errors.RuntimeUnavailable) as caught:
-        await refused.ping()
+        with pytest.raises(errors.RuntimeUnavailable) as caught:
+            await refused.ping()
     assert "Key" in caught.value.message  # its certificates name no keys, and no use of them
 
 
@@ -133,6 +134,51 @@ async def test_a_file_without_certificates_is_named(lab: Lab, tmp_path: Path) ->
     file.unlink()
     with pytest.raises(errors.RuntimeUnavailable, match=r"ca_file .* is gone"):
         await runtime.ping()
+
+
+async def test_threads_that_connect_at_once_find_the_certificates_read(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that read them into one context at once ended the whole process, once in some hundred starts."""
+    runtime = await lab.open(interval=60)
+    await runtime.ping()
+    seen: list[str] = []
+
+    def counted(name: str) -> None:
+        real = getattr(ssl.SSLContext, name)
+
+        def count(context: ssl.SSLContext, *values: Any, **named: Any) -> Any:
+            seen.append(name)
+            return real(context, *values, **named)
+
+        monkeypatch.setattr(ssl.SSLContext, name, count)
+
+    counted("wrap_socket")
+    counted("load_verify_locations")
+    lab.pve.faults.slow(0.3, path="/version", times=8)
+    await asyncio.gather(*(runtime.client.get("version") for _ in range(8)))
+    assert len(seen) >= 4  # handshakes
+    assert set(seen) == {"wrap_socket"}
+
+
+async def test_an_authority_that_was_renewed_is_read_anew_and_one_that_is_gone_for_a_moment_goes_on(
+    lab: Lab, tmp_path: Path
+) -> None:
+    file = tmp_path / "ca.pem"
+    shutil.copy(lab.pve.ca_file, file)
+    runtime = await lab.open(lab.settings(ca_file=file), interval=60)
+    await runtime.ping()
+    file.unlink()
+    await runtime.ping()
+    file.write_text("half of a certi")
+    await runtime.ping()
+    (tmp_path / "other").mkdir()
+    _, other = certificate.make(tmp_path / "other")
+    shutil.copy(other, file)
+    with pytest.raises(errors.RuntimeUnavailable, match="certificate is not accepted"):
+        await runtime.ping()
+    shutil.copy(lab.pve.ca_file, file)
+    await runtime.ping()
 
 
 async def test_who_never_answers_is_told_by_what_was_seen_of_it(lab: Lab) -> None:
