@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,42 +16,16 @@ import aiohttp
 from aiodocker.exceptions import DockerError
 
 from flow_manager import errors
+from flow_manager.runtimes.failure_rows import MAX_MESSAGE, AboutCall, Row, decide
 
 KIND = "docker"
 # aiodocker's own status for "cannot connect".
 NOT_CONNECTED = 900
-MAX_MESSAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What the call was about: goes into the error's details."""
-
-    id: str = ""
-    name: str | None = None
-    image: str | None = None
+class Subject(AboutCall):
     signal: str | None = None
-    operation: str | None = None
-
-
-Factory = Callable[[Subject, str], errors.FlowManagerError]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The first row that fits decides. `operation` narrows it to one verb, `statuses` to some answers."""
-
-    words: str
-    make: Factory
-    statuses: frozenset[int] = frozenset()
-    operation: str | None = None
-
-    def fits(self, subject: Subject, status: int, message: str) -> bool:
-        return (
-            (not self.statuses or status in self.statuses)
-            and (self.operation is None or self.operation == subject.operation)
-            and re.search(self.words, message, re.IGNORECASE) is not None
-        )
 
 
 def _no_logs(_: Subject, message: str) -> errors.FlowManagerError:
@@ -134,23 +108,23 @@ def _refused(_: Subject, message: str) -> errors.FlowManagerError:
 
 SERVER_ERRORS = frozenset(range(500, 600))
 
-TABLE: tuple[Row, ...] = (
+TABLE: tuple[Row[Subject], ...] = (
     Row(r"no space left on device", _no_space),
     Row(r"port is already allocated|address already in use|ports are not available|failed to bind host port", _port_in_use),
     Row(r"container name .* is already in use", _name_conflict, frozenset({409})),
     Row(r"no such image|manifest( for \S+)?( not found| unknown)|pull access denied|repository \S+ not found", _image_not_found),
-    Row(r"", _image_not_found, operation="pull"),
+    Row(r"", _image_not_found, operations=frozenset({"pull"})),
     Row(r"invalid signal|unknown signal", _bad_signal),
     Row(r"logging driver does not support reading", _no_logs),
     Row(r"no such container", _not_found, frozenset({404})),
     Row(r"cannot remove a (running|paused|restarting) container", _running),
     Row(r"removal of container .* is already in progress", _conflict),
     Row(r"marked for removal", _not_found),
-    Row(r"is paused", _paused, frozenset({409}), operation="exec"),
+    Row(r"is paused", _paused, frozenset({409}), operations=frozenset({"exec"})),
     Row(r"is not paused|already paused|is paused|a paused container", _conflict),
     Row(r"is not running|not running", _stopped, frozenset({409, 500, 304})),
     Row(r"did not receive an exit event|cannot (stop|kill) container", _stop_failed),
-    Row(r"executable file not found|OCI runtime|failed to create (shim )?task|exec format", _start_failed, operation="start"),
+    Row(r"executable file not found|OCI runtime|failed to create (shim )?task|exec format", _start_failed, operations=frozenset({"start"})),
     Row(r"", _unavailable, SERVER_ERRORS),
     Row(r"", _unavailable, frozenset({0, NOT_CONNECTED})),
     Row(r"", _refused),
@@ -166,8 +140,7 @@ def translate(exc: BaseException, subject: Subject = Subject()) -> errors.FlowMa
         if exc.status == NOT_CONNECTED:
             # The library's own words name the host's paths, and speak of ssl where there is none.
             message = "no connection to the engine"
-        row = next(row for row in TABLE if row.fits(subject, exc.status, message))
-        return row.make(subject, message)
+        return decide(TABLE, subject, exc.status, message)
     return _unavailable(subject, _words(exc))
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 
 from flow_manager.errors import ExecFailed
-from flow_manager.runtimes.docker.errors import KIND, MAX_MESSAGE
+from flow_manager.runtimes.docker.errors import KIND
+from flow_manager.runtimes.failure_rows import MAX_MESSAGE
 
 NOT_FOUND, NOT_RUNNABLE = 127, 126
 

@@ -7,47 +7,21 @@ a 200 had promised. So the words are matched; they are those of pve-container 6.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flow_manager import errors
+from flow_manager.runtimes.failure_rows import MAX_MESSAGE, AboutCall, Row, decide
 from flow_manager.runtimes.proxmox.client import KIND
 from flow_manager.runtimes.proxmox.failure import CallFailed
 
-MAX_MESSAGE = 500
 _PERMISSION = re.compile(r"Permission check failed \((?P<path>/[^,)]*), (?P<privilege>[^)]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What the call was about: goes into the error's details."""
-
-    id: str = ""
-    name: str | None = None
-    image: str | None = None
-    operation: str | None = None
+class Subject(AboutCall):
     node: str | None = None
-
-
-Factory = Callable[[Subject, str], errors.FlowManagerError]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The first row that fits decides. `operation` narrows it to some verbs, `statuses` to some answers."""
-
-    words: str
-    make: Factory
-    statuses: frozenset[int] = frozenset()
-    operations: frozenset[str] = frozenset()
-
-    def fits(self, subject: Subject, status: int, message: str) -> bool:
-        return (
-            (not self.statuses or status in self.statuses)
-            and (not self.operations or subject.operation in self.operations)
-            and re.search(self.words, message, re.IGNORECASE) is not None
-        )
 
 
 def _not_found(subject: Subject, _: str) -> errors.FlowManagerError:
@@ -128,7 +102,7 @@ _STOP = frozenset({"stop", "kill"})
 _CREATE = frozenset({"create"})
 _WAY = frozenset({0, 502, 503, 504, *range(595, 600)})
 
-TABLE: tuple[Row, ...] = (
+TABLE: tuple[Row[Subject], ...] = (
     Row(r"", _login, frozenset({401})),
     Row(r"", _forbidden, frozenset({403})),
     Row(r"Permission check failed \(/", _forbidden),
@@ -153,8 +127,7 @@ def translate(failed: CallFailed, subject: Subject = Subject()) -> errors.FlowMa
     if failed.fields:
         words = f"{words} {'; '.join(f'{name}: {why}' for name, why in failed.fields.items())}"
     message = " ".join(words.split())[:MAX_MESSAGE]
-    row = next(row for row in TABLE if row.fits(subject, failed.status, message))
-    return row.make(subject, message)
+    return decide(TABLE, subject, failed.status, message)
 
 
 def task_failure(words: str, subject: Subject) -> errors.FlowManagerError:
