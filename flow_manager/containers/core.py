@@ -19,6 +19,7 @@ from flow_manager.containers.entry import Candidate, FlowEntry
 from flow_manager.containers.execs import Execs
 from flow_manager.containers.locks import FlowLocks
 from flow_manager.containers.observer import FlowObserver, NoObserver
+from flow_manager.containers.operation import run_operation
 from flow_manager.containers.policy import Policy
 from flow_manager.containers.status import flow_state_of, info_of, status_of, usage_without_figures
 from flow_manager.containers.table import FlowTable
@@ -241,7 +242,7 @@ class Core:
         preempt: bool = False,
     ) -> ContainerStatus:
         """As `operate`; gives the status that it left behind, before the next operation could change it."""
-        _result, status = await self._operate(entry, name, key, principal, body, preempt=preempt)
+        _result, status = await run_operation(self, entry, name, key, principal, body, preempt=preempt)
         return status
 
     async def operate(
@@ -259,67 +260,8 @@ class Core:
         :raises ShuttingDown: when the service is about to end.
         :raises RuntimeUnavailable: as soon as the flow's runtime is known to be away.
         """
-        result, _status = await self._operate(entry, name, key, principal, body, preempt=preempt)
+        result, _status = await run_operation(self, entry, name, key, principal, body, preempt=preempt)
         return result
-
-    async def _operate(
-        self,
-        entry: FlowEntry,
-        name: str,
-        key: Any,
-        principal: Principal,
-        body: Callable[[], Awaitable[T]],
-        *,
-        preempt: bool,
-    ) -> tuple[T, ContainerStatus]:
-        self.refuse_when_closing()
-
-        async def under_lock() -> tuple[T, ContainerStatus]:
-            self.still_there(entry)
-            started = self.clock.monotonic()
-            entry.operation = name
-            entry.operations += 1
-            entry.seen_during_operation = False
-            self.observer.operation_begins(entry, name, principal.name)
-            self.tell(entry)
-            outcome: str = "done"
-            error: FlowManagerError | None = None
-            ended: BaseException | None = None
-            try:
-                result = await self.availability.during(entry.runtime, body)
-            except FlowManagerError as failed:
-                # An engine's own words can hold a value of the flow's environment.
-                failed.hide(self.masker)
-                outcome, error = failed.code, failed
-                raise
-            except asyncio.CancelledError as failed:
-                outcome, ended = "ended", failed
-                raise
-            except BaseException as failed:
-                outcome, ended = type(failed).__name__, failed
-                raise
-            finally:
-                entry.operation = None
-                self.observer.operation_ended(entry, name, principal.name, error or ended)
-                if entry.stopped_outside and not entry.running:
-                    self.explain_end(entry)
-                if error is not None:
-                    self.activity.log_operation_failed(entry.ref, principal.name, name, error)
-                self.log.log_container_operation(
-                    name,
-                    entry.id,
-                    actor=principal.name,
-                    duration=self.clock.monotonic() - started,
-                    outcome=outcome,
-                    error=error,
-                )
-                if self.table.get(entry.id) is entry:
-                    self.tell(entry)
-                    if entry.seen_during_operation or outcome != "done":
-                        self.look_again(entry)
-            return result, self.status(entry)
-
-        return await self.locks.run(entry.id, name, key, under_lock, preempt=preempt)
 
     def refuse_when_closing(self) -> None:
         if self.closing:
