@@ -9,7 +9,8 @@ from pathlib import Path
 
 from benchmarks.rows import Row, median, row
 from flow_manager.runtimes.proxmox.provider import ProxmoxProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from tests.pve.emulator import Emulator
 
 CONTAINERS = 1000

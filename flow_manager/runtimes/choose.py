@@ -9,7 +9,8 @@ from __future__ import annotations
 from flow_manager.errors import FlowManagerError, SettingsRefused
 from flow_manager.runtimes.base import Runtime
 from flow_manager.settings.declared import flows_of, misplaced
-from flow_manager.settings.models import FlowSettings, RuntimeSettings, Settings
+from flow_manager.settings.models import FlowSettings, Settings
+from flow_manager.settings.runtime import RuntimeSettings
 
 # Long enough for a busy engine, short enough for a service that starts without one.
 PROBE_TIMEOUT = 3.0

@@ -7,7 +7,8 @@ from collections import Counter
 from urllib.parse import urlsplit
 
 from flow_manager.settings import declared
-from flow_manager.settings.models import ChannelSettings, RuntimeSettings, Settings
+from flow_manager.settings.models import ChannelSettings, Settings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.hosts import parse_authority
 
 BUILT_IN_RUNTIMES = ("docker", "process", "memory")

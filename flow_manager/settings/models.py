@@ -5,22 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from flow_manager.contract.fields import GivenName, Seconds, host_names
 from flow_manager.contract.models import IdlePolicy
 from flow_manager.contract.principal import DEFAULT_TENANT
-from flow_manager.contract.proxmox import BridgeName, NodeName, PoolName, StorageName
+from flow_manager.settings.base import SettingsModel
+from flow_manager.settings.runtime import RuntimeSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 # sizeof(sun_path) is 108 on Linux; `<dir>/<12>/<12>.sock` and the ending NUL take 32 of them (wire contract, section 7).
 MAX_SOCKETS_DIR_BYTES = 76
 HASH_FORM = r"^sha256:[0-9a-f]{64}$"
 HOST_PORT_FORM = r"^.+:[0-9]{1,5}$"
-
-
-class SettingsModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TokenSettings(SettingsModel):
@@ -233,68 +230,6 @@ class IdleSettings(SettingsModel):
     )
     outbox_messages: int = Field(default=1000, ge=1, description="Messages that may wait for one sleeping flow.")
     outbox_keep: Seconds = Field(default=86400, description="Age up to which they are kept.")
-
-
-class RuntimeSettings(SettingsModel):
-    """One runtime. What does not fit its kind is refused at start."""
-
-    kind: Literal["docker", "process", "memory", "proxmox"] | None = Field(
-        default=None, description="What it is; default: its name."
-    )
-    url: str | None = Field(
-        default=None,
-        description="docker: the engine's address; default DOCKER_HOST, else the usual socket. "
-        "proxmox: https://HOST:8006 of any node of the cluster.",
-    )
-    remote: bool | None = Field(
-        default=None,
-        description="docker: the engine is on another machine: code is copied into flows, their channel is the TLS port, and "
-        "their published ports are reached at the host of `url`. Default: when that is no loopback address, and neither "
-        "sockets_host_dir nor state_host_dir is set. A proxy of this machine's socket: false.",
-    )
-    network: bool = Field(default=True, description="docker: join every flow to the network flow-manager-<instance>.")
-    adopt: bool | None = Field(
-        default=None,
-        description="docker, proxmox: as the setting `adopt`, for this runtime alone; default: as that one.",
-    )
-    sockets_host_dir: Path | None = Field(default=None, description="docker: sockets_dir as the engine's host sees it.")
-    state_host_dir: Path | None = Field(default=None, description="docker: state_dir as the engine's host sees it.")
-    cgroup: Path | None = Field(
-        default=None, description="process: a delegated cgroup v2 folder for limits; default: found when there is one."
-    )
-    token_id: Annotated[str, Field(pattern=r"^[^\s:/]+@[A-Za-z][A-Za-z0-9._-]*![A-Za-z][A-Za-z0-9._-]*$")] | None = (
-        Field(default=None, description="proxmox: the API token's id, `flow@pve!manager`.")
-    )
-    secret: str | None = Field(default=None, repr=False, description="proxmox: the API token's secret.")
-    user: str | None = Field(default=None, description="proxmox: a user's name, where there is no API token.")
-    password: str | None = Field(default=None, repr=False, description="proxmox: that user's password.")
-    realm: str = Field(default="pam", description="proxmox: that user's realm.")
-    verify_tls: bool = Field(
-        default=True, description="proxmox: whether the server's certificate is checked. Only off for a try-out."
-    )
-    ca_file: Path | None = Field(
-        default=None, description="proxmox: the CA of the server's certificate (a copy of /etc/pve/pve-root-ca.pem)."
-    )
-    timeout: Seconds = Field(default=3, gt=0, description="proxmox: seconds in which a connection must come about.")
-    interval: Seconds = Field(
-        default=5, ge=1, description="proxmox: seconds between looks at all containers, one call for all of them."
-    )
-    pause: bool = Field(
-        default=False,
-        description="proxmox: allow `pause` by the server's experimental checkpoint (CRIU); it may lose a container's state.",
-    )
-    nodes: tuple[NodeName, ...] = Field(
-        default=(), description="proxmox: nodes on which flows may be made; default: all that are online."
-    )
-    storage: StorageName = Field(default="local-lvm", description="proxmox: storage of the disks of new containers.")
-    disk: int = Field(default=4, ge=1, description="proxmox: GiB of a new container's disk.")
-    bridge: BridgeName = Field(default="vmbr0", description="proxmox: bridge of new containers.")
-    pool: PoolName | None = Field(default=None, description="proxmox: resource pool of new containers.")
-    emulated: bool = Field(
-        default=False,
-        description="proxmox: the server is an emulated one on this machine, whose containers have addresses of the loopback. "
-        "Never for a genuine one: a container could send requests to this machine's own services.",
-    )
 
 
 class Settings(SettingsModel):

@@ -12,7 +12,8 @@ from typing import Any
 
 from flow_manager.runtimes.base import LABEL_INSTANCE, FlowSpec, Runtime
 from flow_manager.runtimes.docker.provider import DockerProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import new_flow_id
 from tests.contract.harness import Behaviour, flow_spec
 from tests.engine import engine_api, images

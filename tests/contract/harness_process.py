@@ -14,7 +14,8 @@ from typing import Any
 from flow_manager.runtimes.base import FlowSpec, Runtime
 from flow_manager.runtimes.process.kernel import find_session_leader
 from flow_manager.runtimes.process.provider import ProcessProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import new_flow_id
 from tests.contract.harness import Behaviour, flow_spec
 

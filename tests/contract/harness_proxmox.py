@@ -11,7 +11,8 @@ from typing import Any
 from flow_manager.runtimes.base import FlowSpec, Runtime
 from flow_manager.runtimes.proxmox.description import read_description
 from flow_manager.runtimes.proxmox.provider import ProxmoxProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import new_flow_id
 from tests.contract.harness import Behaviour, flow_spec
 from tests.pve.access import LEAST

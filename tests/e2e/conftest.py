@@ -16,7 +16,8 @@ import pytest
 import socketio
 
 from flow_manager.app import Service
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.models import Settings
+from flow_manager.settings.runtime import RuntimeSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0

@@ -16,7 +16,8 @@ import pytest
 
 from flow_manager.app import Service
 from flow_manager.runtimes.base import LABEL_INSTANCE
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.models import Settings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import new_flow_id
 from tests.e2e.conftest import Platform, running
 from tests.engine import BUSYBOX_IMAGE, engine_api

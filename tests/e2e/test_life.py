@@ -19,7 +19,7 @@ import socketio
 
 from flow_manager.app import Service
 from flow_manager.errors import SettingsRefused, StateFolderLocked
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.testing import eventually
 from tests.e2e.conftest import Platform, running
 

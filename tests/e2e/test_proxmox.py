@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from flow_manager.app import Service
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.models import Settings
+from flow_manager.settings.runtime import RuntimeSettings
 from tests.contract.harness import until
 from tests.e2e.conftest import REPOSITORY, Client
 from tests.pve.access import LEAST

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flow_manager.app import Service
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.models import Settings
+from flow_manager.settings.runtime import RuntimeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 JS = ROOT / "tests" / "js"

@@ -20,7 +20,7 @@ def elsewhere(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     from flow_manager.runtimes.choose import with_host_dirs
     from flow_manager.runtimes.docker.whereabouts import is_elsewhere
     from flow_manager.settings.checks import kind_of
-    from flow_manager.settings.models import RuntimeSettings
+    from flow_manager.settings.runtime import RuntimeSettings
 
     found: list[Finding] = []
     for name, runtime in {"docker": RuntimeSettings(), **settings.runtimes}.items():

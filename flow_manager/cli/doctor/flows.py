@@ -20,7 +20,7 @@ ANOTHERS = "its label flow-manager.instance decides; take it out of [[flows]]"
 def on_docker(settings: Settings) -> list[FlowSettings]:
     """Those that a Docker engine should have."""
     from flow_manager.settings.checks import kind_of
-    from flow_manager.settings.models import RuntimeSettings
+    from flow_manager.settings.runtime import RuntimeSettings
 
     def kind(name: str) -> str | None:
         return kind_of(name, settings.runtimes.get(name, RuntimeSettings()))

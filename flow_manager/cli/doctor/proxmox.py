@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from flow_manager.cli.doctor.finding import Finding, ok, warning
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.models import Settings
+from flow_manager.settings.runtime import RuntimeSettings
 
 MEND = "docs/how-to/proxmox.md says what the lines may be"
 

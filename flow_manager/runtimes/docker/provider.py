@@ -39,7 +39,8 @@ from flow_manager.runtimes.docker.start import Starter
 from flow_manager.runtimes.docker.terminal import Terminals
 from flow_manager.runtimes.docker.whereabouts import EngineHost, is_elsewhere
 from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
-from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
+from flow_manager.settings.models import FlowSettings, LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 
 CAPABILITIES = Capabilities(
     exec=True, attach=True, put_code=True, networks=True, limits=True, tty=True, images=True, volumes=True

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.hosts import is_loopback
 
 # A name server that hangs must hold up neither the start of a service nor a look at all containers.

@@ -31,7 +31,8 @@ from flow_manager.runtimes.process.record import Record
 from flow_manager.runtimes.process.terminal import ProcessTerminal, open_terminal
 from flow_manager.runtimes.process.usage import UsageMeter
 from flow_manager.runtimes.signals import signal_number
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from flow_manager.runtimes.proxmox.orders import CLOCK_SLACK, Orders
 from flow_manager.runtimes.proxmox.resources import Row, text, whole
 from flow_manager.runtimes.proxmox.sources import Sources
 from flow_manager.runtimes.proxmox.tasks import Tasks
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import new_short_id
 
 # Somebody else took the number between the question and the order; more than a few times is no coincidence.

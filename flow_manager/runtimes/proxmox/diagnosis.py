@@ -14,7 +14,7 @@ from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.login import client_of, client_user
 from flow_manager.runtimes.proxmox.nodes import OCI_SINCE, Nodes
 from flow_manager.runtimes.proxmox.resources import Row, row, text
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 
 # To manage what is there. Names and paths are those of Proxmox VE's user management.
 NEEDED = ("VM.Audit", "VM.PowerMgmt")

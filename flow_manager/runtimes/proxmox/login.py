@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flow_manager.runtimes.proxmox.client import PveClient
 from flow_manager.runtimes.proxmox.transport import Login, parse_url
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 
 
 def client_of(settings: RuntimeSettings) -> PveClient:

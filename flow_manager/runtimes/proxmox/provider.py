@@ -37,7 +37,8 @@ from flow_manager.runtimes.proxmox.resources import usage
 from flow_manager.runtimes.proxmox.starting import Starter
 from flow_manager.runtimes.proxmox.tasks import Tasks
 from flow_manager.runtimes.proxmox.terminal import Terminals
-from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
+from flow_manager.settings.models import FlowSettings, LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.clock import Clock, SystemClock
 
 

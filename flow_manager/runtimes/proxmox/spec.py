@@ -21,7 +21,7 @@ from flow_manager.runtimes.proxmox.description import TAG, write_description
 from flow_manager.runtimes.proxmox.ending import KILL, POLITE, check_signal, short
 from flow_manager.runtimes.proxmox.identity import LABEL_VMID
 from flow_manager.runtimes.proxmox.known import LABEL_CREATED, LABEL_IMAGE, LABEL_STOP_SIGNAL
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 
 LABEL_ATTEMPT = "flow-manager.attempt"
 MIB = 1024 * 1024

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flow_manager.runtimes.docker.provider import DockerProvider
-from flow_manager.settings.models import FlowSettings, LimitSettings, RuntimeSettings
+from flow_manager.settings.models import FlowSettings, LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from tests.contract.harness_docker import DockerHarness
 
 MakeProvider = Callable[..., DockerProvider]

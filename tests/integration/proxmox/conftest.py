@@ -11,7 +11,8 @@ import pytest
 
 from flow_manager.runtimes.base import FlowSpec
 from flow_manager.runtimes.proxmox.provider import ProxmoxProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import new_flow_id
 from tests.pve.access import LEAST
 from tests.pve.apidoc import must_be_genuine

@@ -13,7 +13,8 @@ import pytest
 from flow_manager.cli.doctor.channel import channel
 from flow_manager.cli.doctor.finding import Finding
 from flow_manager.cli.doctor.proxmox import proxmox
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.models import Settings
+from flow_manager.settings.runtime import RuntimeSettings
 from tests.integration.proxmox.conftest import NARROW, Lab
 from tests.pve.access import LEAST
 

@@ -10,7 +10,7 @@ import pytest
 
 from flow_manager import errors
 from flow_manager.runtimes.proxmox.description import write_description
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import lxc_flow_id
 from tests.contract.harness import Events, until
 from tests.integration.proxmox.conftest import INTERVAL, NARROW, Lab, make_spec

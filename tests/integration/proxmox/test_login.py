@@ -322,7 +322,7 @@ def test_warnings_of_others_are_left_as_they_were() -> None:
 
 def test_a_failure_never_shows_the_secret() -> None:
     from flow_manager.runtimes.proxmox.transport import Login
-    from flow_manager.settings.models import RuntimeSettings
+    from flow_manager.settings.runtime import RuntimeSettings
 
     assert "s3cret" not in repr(Login("a@pve!t", "s3cret", password="s3cret"))
     assert "s3cret" not in repr(RuntimeSettings(token_id="a@pve!t", secret="s3cret", password="s3cret"))

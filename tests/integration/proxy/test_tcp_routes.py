@@ -26,7 +26,8 @@ from flow_manager.proxy.tcp import TcpRoutes
 from flow_manager.runtimes.base import Runtime
 from flow_manager.runtimes.docker.provider import DockerProvider
 from flow_manager.runtimes.process.provider import ProcessProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings, Settings
+from flow_manager.settings.models import LimitSettings, Settings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.testing import MemoryRuntime, eventually
 from flow_manager.testing.core import open_core
 from flow_manager.util.ids import new_flow_id

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from tests.unit.pve.conftest import Api
 
 C = "/nodes/pve1/lxc"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from flow_manager.settings.checks import contradictions
-from flow_manager.settings.models import RuntimeSettings, Settings
+from flow_manager.settings.models import Settings
+from flow_manager.settings.runtime import RuntimeSettings
 
 GOOD: dict[str, Any] = {"kind": "proxmox", "url": "https://pve:8006", "token_id": "flow@pve!t", "secret": "x"}
 

@@ -19,7 +19,7 @@ from flow_manager.runtimes.docker.code import CodeCopier, archive, read
 from flow_manager.runtimes.docker.containers import Containers
 from flow_manager.runtimes.docker.spec import container_body
 from flow_manager.runtimes.docker.whereabouts import EngineHost, is_elsewhere
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from tests.unit.runtimes.docker.test_client import serve  # noqa: F401  (a fixture)
 
 

@@ -21,7 +21,8 @@ from flow_manager.runtimes.process import kernel, record
 from flow_manager.runtimes.process import provider as provider_module
 from flow_manager.runtimes.process.output import MAX_BYTES
 from flow_manager.runtimes.process.provider import ProcessProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.testing import eventually
 from flow_manager.util.ids import new_flow_id
 from tests.contract.harness import Events, ended, printed, run
@@ -232,7 +233,8 @@ import asyncio, sys
 from pathlib import Path
 from flow_manager.runtimes.base import FlowSpec
 from flow_manager.runtimes.process.provider import ProcessProvider
-from flow_manager.settings.models import LimitSettings, RuntimeSettings
+from flow_manager.settings.models import LimitSettings
+from flow_manager.settings.runtime import RuntimeSettings
 
 async def main(state, instance, *ids):
     provider = ProcessProvider("process", RuntimeSettings(), instance=instance, limits=LimitSettings(),

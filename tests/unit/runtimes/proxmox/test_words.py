@@ -23,7 +23,7 @@ from flow_manager.runtimes.proxmox.spec import cloned_net, merged_env
 from flow_manager.runtimes.proxmox.tasks import succeeded
 from flow_manager.runtimes.proxmox.transport import parse_url, words_of
 from flow_manager.runtimes.proxmox.upid import parse_upid
-from flow_manager.settings.models import RuntimeSettings
+from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import lxc_flow_id
 
 UPID = "UPID:pve1:000004B1:00001000:691F2B3C:vzstart:100:flow@pve!t1:"
