@@ -11,10 +11,10 @@ from contextlib import aclosing
 
 from flow_manager.containers.adopt import adopt, forget_gone, keep_up
 from flow_manager.containers.channels import open_channel
+from flow_manager.containers.code_swap import UPDATING, recover_update
 from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
 from flow_manager.containers.entry import FlowEntry
-from flow_manager.containers.update import UPDATING, recover_update
 from flow_manager.contract.principal import DEFAULT_TENANT, MANAGER
 from flow_manager.errors import ContainerNotFound, FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime, RuntimeEvent

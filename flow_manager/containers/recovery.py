@@ -6,13 +6,13 @@ from pydantic import ValidationError
 
 from flow_manager.containers.adopt import RELEASED, adopt, keep_up
 from flow_manager.containers.channels import open_channel
+from flow_manager.containers.code_swap import UPDATING, recover_update
 from flow_manager.containers.core import Core
 from flow_manager.containers.create import undo
 from flow_manager.containers.declared import came_from_settings, missing, still_declared
 from flow_manager.containers.delete import leave_nothing
 from flow_manager.containers.entry import FlowEntry, unpacked
 from flow_manager.containers.reconcile import ACTOR
-from flow_manager.containers.update import UPDATING, recover_update
 from flow_manager.contract.principal import MANAGER
 from flow_manager.errors import FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime

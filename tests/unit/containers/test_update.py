@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("quick_settle")
 
 @pytest.fixture
 def quick_settle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flow_manager.containers.update.SETTLE", 0.05)
+    monkeypatch.setattr("flow_manager.containers.code_swap.SETTLE", 0.05)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def test_code_that_does_not_start_is_taken_back(house, sources: Path, code
 async def test_code_that_ends_with_an_error_right_after_its_start_is_taken_back(
     house, sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow_manager.containers.update.SETTLE", 20.0)
+    monkeypatch.setattr("flow_manager.containers.code_swap.SETTLE", 20.0)
     info = await made(house, sources)
     started = house.runtime.engine.flows[info.id].started_at
     doing = asyncio.create_task(house.manager.update_container(LOCAL, update("web", sources / "two")))
