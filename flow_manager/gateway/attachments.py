@@ -45,6 +45,19 @@ class Attachments:
         self._skip = max(0, self._skip - 1)
         return None
 
+    def overdue(self) -> Event | None:
+        """The attachment did not come in time; the event that waited. One that comes later belongs to nothing."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return None
+        self._skip = 1
+        return incomplete(waiting)
+
+    @property
+    def awaited(self) -> bool:
+        """An event waits for its attachment."""
+        return self._waiting is not None
+
     @property
     def expected(self) -> bool:
         return self._waiting is not None or self._skip > 0

@@ -23,6 +23,8 @@ MAX_PACKETS_IN_POLL = 16
 # Seconds that a client may take to send the body of a POST, and each step of an upgrade.
 BODY_TIMEOUT = 20.0
 UPGRADE_TIMEOUT = 10.0
+# Seconds in which an event's attachment must follow its header: who announced one and forgot it is to have an answer, too.
+ATTACHMENT_TIMEOUT = 10.0
 # Seconds that a client may take to answer our closing frame, before its transport is aborted.
 CLOSE_TIMEOUT = 1.0
 # Events of one client handled in a row before the others get their turn: some 2 ms.
@@ -44,6 +46,10 @@ class Receiver(Protocol):
 
     def on_attachment(self, socket: EngineSocket, data: bytes) -> None:
         """A binary message; synchronous, quick, never raises."""
+        ...
+
+    def on_attachment_overdue(self, socket: EngineSocket) -> None:
+        """An announced attachment did not come in time; never raises."""
         ...
 
     async def on_packet(self, socket: EngineSocket, raw: bytes) -> None:
@@ -76,6 +82,7 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
         self._loop = asyncio.get_running_loop()
         self._heartbeat: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._attachment: asyncio.TimerHandle | None = None
         self._websocket: web.WebSocketResponse | None = None
         self.queue.on_overflow = self._overflow
 
@@ -116,6 +123,15 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def watch_attachment(self) -> None:
+        """After each header and each attachment: what is announced must come in time, counted from its header."""
+        if self._attachment is not None:
+            self._attachment.cancel()
+            self._attachment = None
+        if self.attachments.awaited and not self.closing:
+            overdue = self.server.receiver.on_attachment_overdue
+            self._attachment = self._loop.call_later(ATTACHMENT_TIMEOUT, overdue, self)
 
     def schedule_ping(self) -> None:
         if self._heartbeat is not None:
@@ -263,8 +279,9 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
             return
         self.closing = True
         self.connect_done()
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        for timer in (self._heartbeat, self._attachment):
+            if timer is not None:
+                timer.cancel()
         server = self.server
         try:
             await server._trigger_event(

@@ -84,6 +84,15 @@ class SocketServer(socketio.AsyncServer):  # type: ignore[misc]
     def on_attachment(self, socket: EngineSocket, data: bytes) -> None:
         try:
             event = socket.attachments.attachment(data, self.max_payload)
+            socket.watch_attachment()
+            if event is not None:
+                self.hooks.event(socket, event, NAMESPACE)
+        except Exception as exc:
+            self.hooks.fault("attachment", exc)
+
+    def on_attachment_overdue(self, socket: EngineSocket) -> None:
+        try:
+            event = socket.attachments.overdue()
             if event is not None:
                 self.hooks.event(socket, event, NAMESPACE)
         except Exception as exc:
@@ -127,11 +136,15 @@ class SocketServer(socketio.AsyncServer):  # type: ignore[misc]
             return
         if event.awaits is not None and header.namespace != NAMESPACE:
             event = event._replace(awaits=None)  # to be refused for its namespace
-        for ready in socket.attachments.header(event, header.attachments):
-            self.hooks.event(socket, ready, header.namespace)
+        ready = socket.attachments.header(event, header.attachments)
+        socket.watch_attachment()
+        for one in ready:
+            self.hooks.event(socket, one, header.namespace)
 
     def _interrupted(self, socket: EngineSocket) -> None:
-        for broken in socket.attachments.interrupted():
+        broken_off = socket.attachments.interrupted()
+        socket.watch_attachment()
+        for broken in broken_off:
             self.hooks.event(socket, broken, NAMESPACE)
 
     async def _connect(self, socket: EngineSocket, pkt: StrictPacket) -> None:

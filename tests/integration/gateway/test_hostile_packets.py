@@ -147,6 +147,32 @@ async def test_an_attachment_over_the_bound_is_refused_and_the_connection_lives_
     assert service.terminals.typed == [b"small"]
 
 
+async def test_a_header_whose_attachment_never_comes_is_answered_in_time(service, raw, monkeypatch):
+    monkeypatch.setattr("flow_manager.gateway.engine_socket.ATTACHMENT_TIMEOUT", 0.1)
+    client = await typing(service, raw)
+    await client.send(INPUT)
+    refusal = reply(await client.until("437"))
+    assert (refusal["code"], refusal["details"]["event"]) == ("invalid_request", "terminal_input")
+    await client.ws.send_bytes(b"too late")
+    monkeypatch.undo()
+    await client.send(INPUT)
+    await client.ws.send_bytes(b"in time")
+    assert reply(await client.until("437"))["error"] is False
+    assert service.terminals.typed == [b"in time"]
+
+
+async def test_an_attachment_that_came_is_waited_for_no_longer(service, raw, monkeypatch):
+    monkeypatch.setattr("flow_manager.gateway.engine_socket.ATTACHMENT_TIMEOUT", 1.0)
+    client = await typing(service, raw)
+    for _ in range(2):
+        await client.send(INPUT)
+        await client.ws.send_bytes(b"in time")
+        assert reply(await client.until("437"))["error"] is False
+    await asyncio.sleep(1.2)  # past the time that each header was given
+    await client.send('428["list_containers"]')
+    assert (await client.receive()).startswith("438[")
+
+
 async def test_a_ping_between_a_header_and_its_attachment_disturbs_nothing(service, raw):
     client = await typing(service, raw)
     await client.send(INPUT)
