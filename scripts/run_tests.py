@@ -2,7 +2,7 @@
 
 Arguments are pytest's. The Docker engine comes from tests/engine.py, which starts a private one as root on Debian. With
 FLOW_MANAGER_REQUIRE_ENGINE=1 (as in CI) a process that is left running fails the run; tests/conftest.py does the same for
-tests that need Docker or Node and were skipped.
+tests that need Docker or Node and were skipped. FLOW_MANAGER_TEST_LAST_WORDS=FILE (as in CI): see `LastWords`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = "FLOW_MANAGER_REQUIRE_ENGINE"
+LAST_WORDS = "FLOW_MANAGER_TEST_LAST_WORDS"
 NPM_SECONDS = 300
 # Inherited by whatever the tests start; flows have an environment of their own, with FLOW_ID in it.
 MARK = "TEST_RUN_OF_FLOW_MANAGER"
@@ -39,6 +40,26 @@ class NothingLeft:
         if not nothing_left(self._mark, self._since) and self._required and session.exitstatus == 0:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
+
+
+class LastWords:
+    """Keeps in a file what pytest would report at its end: a crash of the interpreter, or a kill, loses that report.
+
+    The test that runs stands last in it. (Where the crash was, faulthandler says, which pytest switches on.)
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._failures = path, ""
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._path.write_text(f"{self._failures}!! the run ended in {nodeid}\n")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._failures += f"!! failed before ({report.when}): {report.nodeid}\n{report.longreprtext}\n\n"
+
+    def pytest_unconfigure(self) -> None:
+        self._path.write_text("")
 
 
 def npm_packages() -> None:
@@ -104,7 +125,10 @@ def main(arguments: list[str]) -> int:
     mark, since = uuid.uuid4().hex, time.time()
     os.environ[MARK] = mark
     required = os.environ.get(REQUIRED) == "1"
-    return int(pytest.main(arguments, plugins=[NothingLeft(mark, since, required)]))
+    plugins: list[object] = [NothingLeft(mark, since, required)]
+    if path := os.environ.get(LAST_WORDS):
+        plugins.append(LastWords(Path(path)))
+    return int(pytest.main(arguments, plugins=plugins))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,21 @@ import subprocess
 def test_leaves_a_process():
     # Orphaned at once, in a session of its own: nobody's child any more.
     subprocess.run(["sh", "-c", "setsid sleep 8 >/dev/null 2>&1 &"], check=True)
+"""
+CRASHES = """
+import faulthandler
+import threading
+
+import pytest
+
+def test_fails():
+    assert "this" == "that"
+
+@pytest.mark.parametrize("way", ["thread"])
+def test_crashes(way):
+    crash = threading.Thread(target=faulthandler._sigsegv)
+    crash.start()
+    crash.join()
 """
 
 
@@ -55,3 +71,18 @@ def test_a_process_that_the_tests_left_running_is_named_and_fails_the_run_where_
     assert done.returncode == code, done.stdout + done.stderr
     assert "left running by the tests" in done.stdout and "sleep 8" in done.stdout
     assert "1 passed" in done.stdout.rstrip().splitlines()[-1]
+
+
+def test_a_crash_of_the_interpreter_leaves_word_of_the_test_the_place_and_what_had_failed(tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    done = run_tests(tmp_path, CRASHES, FLOW_MANAGER_TEST_LAST_WORDS=str(words))
+    assert done.returncode == -signal.SIGSEGV, done.stdout + done.stderr
+    assert "Segmentation fault" in done.stderr and "in test_crashes" in done.stderr
+    assert words.read_text().endswith("!! the run ended in test_sample.py::test_crashes[thread]\n")
+    assert "assert 'this' == 'that'" in words.read_text()
+
+
+def test_a_run_that_could_report_leaves_no_last_words(tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    run_tests(tmp_path, PASSES + "def test_fails():\n    assert False\n", FLOW_MANAGER_TEST_LAST_WORDS=str(words))
+    assert words.read_text() == ""
