@@ -279,6 +279,7 @@ def errors_page() -> str:
 # What the types mean that have no method of their own.
 FURTHER_TYPES = {
     "bad_frame": "A flow sent lines that can't be read; at most one entry a minute.",
+    "operation_waiting": "An operation is held up by something outside that the manager can't end (a backup's lock): what it is.",
     "container_recreated": "An adopted container was made anew by whoever owns it.",
     "flow_busy": "A flow said that it is busy, and is kept awake.",
     "flow_failed": "A flow that was awake failed: its liveness, its health, or its end.",

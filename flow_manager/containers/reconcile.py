@@ -107,6 +107,8 @@ class Reconciler:
             self._gone_away(runtime, event.reason)
         elif event.type == "available":
             self._came_back(runtime)
+        elif event.type in ("waiting", "waited"):
+            self._held_up(runtime, event)
         elif event.id is not None:
             entry = self._core.table.get(event.id)
             if entry is None and event.type in ("created", "started"):
@@ -130,6 +132,24 @@ class Reconciler:
         if entry.stopped_outside and entry.operation is None and not entry.running:
             # An inspect was quicker than the event: it could not know why.
             self._core.explain_end(entry)
+
+    def _held_up(self, runtime: Runtime, event: RuntimeEvent) -> None:
+        """The operation under way waits for something that nobody here can end: people are told what it is."""
+        core, entry = self._core, self._core.table.get(event.id or "")
+        reason = event.reason or "something outside"
+        if entry is None or entry.runtime is not runtime:
+            return
+        if event.type == "waited":
+            core.observer.operation_goes_on(entry, reason)
+        elif entry.operation is not None:
+            core.observer.operation_waits(entry, reason)
+            core.activity.log_user_activity(
+                "operation_waiting",
+                f"flow *{entry.record.name}*: {entry.operation} waits for {reason}",
+                flow=entry.ref,
+                actor=ACTOR,
+                details={"operation": entry.operation, "waiting_for": reason},
+            )
 
     def _gone_away(self, runtime: Runtime, reason: str | None) -> None:
         for entry in self._core.table:

@@ -70,7 +70,8 @@ def _summary(watcher: Watcher, leases: list[LeaseInfo], sleeps_in: float | None,
             return f"starting{waits}"
         case "stopping":
             again = f"; {watcher.stop_failures} tries failed" if watcher.stop_failures else ""
-            return f"going to sleep: {watcher.stop_reason or 'it is being stopped'}{again}"
+            waits = f", waiting for {watcher.waiting_for}" if watcher.waiting_for else ""
+            return f"going to sleep: {watcher.stop_reason or 'it is being stopped'}{waits}{again}"
         case "error":
             next_try = "traffic tries again" if retry_in is None else f"traffic tries again in {in_words(retry_in)}"
             if watcher.policy is None:

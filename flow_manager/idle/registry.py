@@ -224,6 +224,14 @@ class IdleRegistry:
         if (watcher := self._of(entry)) is not None:
             watcher.operation_ended(operation, error)
 
+    def operation_waits(self, entry: FlowEntry, waiting_for: str) -> None:
+        if (watcher := self._of(entry)) is not None:
+            watcher.waits_for(waiting_for)
+
+    def operation_goes_on(self, entry: FlowEntry, waited_for: str) -> None:
+        if (watcher := self._of(entry)) is not None and watcher.waiting_for == waited_for:
+            watcher.waits_for(None)
+
     def flow_observed(
         self, entry: FlowEntry, before: Observation | None, now: Observation | None, cause: str | None
     ) -> None:

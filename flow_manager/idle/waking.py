@@ -23,6 +23,7 @@ from flow_manager.util.ids import new_short_id
 if TYPE_CHECKING:
     from flow_manager.idle.watcher import Watcher
 
+STARTS = "the start"
 # Seconds that a stop may take beyond its grace before a wake that waits for it gives up: the escalation gets its chance.
 STOP_PATIENCE = 30.0
 # Of thousands that are found running at start, so many are asked at a time; one that takes longer makes room after so many
@@ -196,7 +197,7 @@ async def _start(watcher: Watcher, attempt: Attempt) -> None:
     keeper, timeout = watcher.keeper, watcher.wake_timeout
     slept = not watcher.up
     person, round = attempt.person, attempt.round
-    watcher.waits_for("the start")
+    watcher.waits_for(STARTS)
     try:
         async with asyncio.timeout(timeout):
             woken = None
@@ -210,8 +211,10 @@ async def _start(watcher: Watcher, attempt: Attempt) -> None:
                     still_wanted=lambda: watcher.attempt is attempt and attempt.round == round,
                 )
     except TimeoutError:
+        held_up = watcher.waiting_for if watcher.waiting_for != STARTS else None
+        why = f"waiting for {held_up}" if held_up else "the runtime does not answer"
         raise WakeTimeout(
-            f"not started within {timeout:g} s: the runtime does not answer", waited_for="start", timeout=timeout
+            f"not started within {timeout:g} s: {why}", waited_for=held_up or "start", timeout=timeout
         ) from None
     except Conflict as error:
         attempt.refused = not person and error.details.get("desired") == "stopped"

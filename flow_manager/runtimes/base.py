@@ -166,7 +166,18 @@ class Observation:
 
 
 RuntimeEventType = Literal[
-    "created", "started", "died", "paused", "unpaused", "removed", "health", "resync", "unavailable", "available"
+    "created",
+    "started",
+    "died",
+    "paused",
+    "unpaused",
+    "removed",
+    "health",
+    "waiting",
+    "waited",
+    "resync",
+    "unavailable",
+    "available",
 ]
 
 
@@ -176,6 +187,8 @@ class RuntimeEvent:
 
     A hint, not the truth: whoever gets one looks again (`inspect`). `cause` of a `died`, where it is known: `exit`, `oom`,
     or `stop`: a person or another tool ended it. None for an end that this manager itself brought about.
+
+    `waiting`: the operation under way on this flow is held up by something outside, which `reason` names; `waited`: no more.
     """
 
     type: RuntimeEventType

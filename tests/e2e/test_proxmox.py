@@ -334,3 +334,36 @@ async def test_a_flow_made_of_an_image_speaks_to_the_manager_over_tls_and_takes_
     busy = await client.call("exec_container", container_id="echo", command=["true"])
     assert (busy["error"], busy["code"]) == (True, "conflict"), busy
     await client.ok("detach_container", terminal_id=opened["terminal_id"])
+
+
+async def test_a_wake_that_waits_for_a_backup_says_so_and_goes_on_after_it(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container(name="web")
+    service = await started(settings(short_folder, pve))
+    client = await connect(service)
+    await client.ok("subscribe_activity")
+    await client.ok("create_container", proxmox={"vmid": vmid}, port=HTTP_PORT, idle={})
+    pve.faults.hold_lock(vmid, "backup")
+    asking = asyncio.create_task(fetch(service, "web.localhost"))
+    await client.until(lambda: "operation_waiting" in client.activity())
+    told = await client.ok("explain_container", container_id="web")
+    assert told["waiting_for"] == "its container's lock (backup)", told
+    assert told["summary"] == "starting, waiting for its container's lock (backup)"
+    assert not asking.done()
+    pve.faults.release_lock(vmid)
+    assert (await asyncio.wait_for(asking, 30))[0] == 200
+    assert (await client.ok("explain_container", container_id="web"))["waiting_for"] is None
+
+
+async def test_a_wake_that_a_lock_outlasts_names_the_lock(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container(name="web")
+    service = await started(settings(short_folder, pve))
+    client = await connect(service)
+    await client.ok("create_container", proxmox={"vmid": vmid}, port=HTTP_PORT, idle={"wake_timeout": 3})
+    pve.faults.hold_lock(vmid, "backup")
+    refused = await client.refused("wake_container", container_id="web")
+    assert refused["code"] == "wake_timeout", refused
+    assert "its container's lock (backup)" in refused["message"], refused

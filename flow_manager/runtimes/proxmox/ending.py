@@ -81,7 +81,9 @@ class Ending:
         deadline = loop.time() + grace
         known.ending.set()
         try:
-            upid = await self._orders.patiently(lambda: self._ask(known, subject, grace), within=min(grace, 30.0))
+            upid = await self._orders.patiently(
+                lambda: self._ask(known, subject, grace), known=known, within=min(grace, 30.0)
+            )
             if upid is None:
                 return True
             status = await self._tasks.ended(parse_upid(upid), subject, within=max(0.0, deadline - loop.time()))
@@ -148,7 +150,7 @@ class Ending:
                 refused = True
                 raise Conflict("a shutdown of it is under way", operation="shutdown") from None
 
-        await self._orders.patiently(end)
+        await self._orders.patiently(end, known=known)
 
     async def _see_it_end(self, known: Known) -> None:
         ha = known.row is not None and known.row.ha
@@ -170,13 +172,13 @@ class Ending:
                 raise ContainerRunning(f"flow '{known.flow_id}' runs", state=known.state)
             try:
                 # First as it is: one that is protected, or that the login may not remove, must not be killed for nothing.
-                await self._orders.patiently(lambda: self._destroy(known.vmid, known.path, known.flow_id))
+                await self._orders.patiently(lambda: self._destroy(known.vmid, known.path, known.flow_id), known=known)
             except ContainerRunning:
                 if not force:
                     raise
                 await self._kill_now(known)
                 await self._see_it_end(known)
-                await self._orders.patiently(lambda: self._destroy(known.vmid, known.path, known.flow_id))
+                await self._orders.patiently(lambda: self._destroy(known.vmid, known.path, known.flow_id), known=known)
             self._inventory.gone(known)
 
     async def destroy(self, vmid: int, path: str) -> None:

@@ -16,6 +16,8 @@ from flow_manager.errors import (
     OperationTimeout,
     RuntimeUnavailable,
 )
+from flow_manager.runtimes.base import RuntimeEvent, RuntimeEventType
+from flow_manager.runtimes.hub import EventHub
 from flow_manager.runtimes.proxmox.client import PveClient
 from flow_manager.runtimes.proxmox.errors import Subject, translate
 from flow_manager.runtimes.proxmox.failure import CallFailed
@@ -29,9 +31,9 @@ from flow_manager.util.backoff import exponential
 TRIES = 3
 # The server's clock and ours are compared by its Date header, in whole seconds.
 CLOCK_SLACK = 2.0
-# A backup holds its lock for minutes, an action for seconds: the latter is worth waiting for. The server itself waits ten
-# seconds for an action of somebody else's, and then fails the task.
-LOCK_SECONDS = 40.0
+# A backup of a whole disk holds its lock for minutes, a snapshot or an action for seconds: those are worth waiting for. The
+# server itself waits ten seconds for an action of somebody else's, and then fails the task.
+LOCK_SECONDS = 60.0
 FIRST_LOOK, LONGEST_LOOK = 0.05, 1.0
 # After a stop's task is done the container is still "running" for some three seconds; more is needed on a busy node.
 SETTLE_SECONDS = 20.0
@@ -43,8 +45,8 @@ _STOP_TYPES = ("vzstop", "vzshutdown", "hastop", "vzsuspend")
 class Orders:
     """Actions on one container, one at a time for each."""
 
-    def __init__(self, client: PveClient, inventory: Inventory, tasks: Tasks, *, timeout: float) -> None:
-        self._client, self._inventory, self._tasks = client, inventory, tasks
+    def __init__(self, client: PveClient, inventory: Inventory, tasks: Tasks, hub: EventHub, *, timeout: float) -> None:
+        self._client, self._inventory, self._tasks, self._hub = client, inventory, tasks, hub
         self.timeout = timeout
         self.lock_seconds = LOCK_SECONDS
 
@@ -145,18 +147,36 @@ class Orders:
                 raise
             known.left = None
 
-    async def patiently(self, act: Callable[[], Awaitable[T]], *, within: float | None = None) -> T:
-        """`act` again while the container is locked (a backup, an action of somebody else's). :raises Conflict: named."""
+    async def patiently(
+        self, act: Callable[[], Awaitable[T]], *, known: Known | None = None, within: float | None = None
+    ) -> T:
+        """`act` again while the container is locked (a backup, an action of somebody else's); of a `known` one it is told that
+        it waits, and for what, unless the second try succeeds. :raises Conflict: named."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self.lock_seconds if within is None else within)
+        patience = self.lock_seconds if within is None else within
+        deadline = loop.time() + patience
         waits = exponential(0.3, maximum=3.0)
-        while True:
-            try:
-                return await act()
-            except Conflict:
-                if loop.time() >= deadline:
-                    raise
-            await asyncio.sleep(next(waits))
+        held_by: str | None = None
+        told: str | None = None
+        try:
+            while True:
+                try:
+                    return await act()
+                except Conflict as locked:
+                    if loop.time() >= deadline:
+                        raise
+                    before, held_by = held_by, str(locked.details.get("operation") or locked.message)
+                    if known is not None and before is not None and held_by != told:
+                        told = held_by
+                        self._tell("waiting", known, told)
+                await asyncio.sleep(next(waits))
+        finally:
+            if known is not None and told is not None:
+                self._tell("waited", known, told)
+
+    def _tell(self, type: RuntimeEventType, known: Known, lock: str) -> None:
+        reason = f"its container's lock ({lock})"
+        self._hub.publish(RuntimeEvent(type, known.flow_id, reason=reason, at=self._inventory.now()))
 
     async def reached(self, known: Known, goal: Status, *, within: float) -> bool:
         """Wait until it is so; what the tasks say is not always what is."""

@@ -88,14 +88,14 @@ class ProxmoxProvider(NothingInside):
         )
         self.nodes = Nodes(self.client, settings.nodes)
         tasks = Tasks(self.client)
-        orders = Orders(self.client, self._inventory, tasks, timeout=limits.operation_timeout)
+        self._hub = EventHub()
+        orders = Orders(self.client, self._inventory, tasks, self._hub, timeout=limits.operation_timeout)
         self._ending = Ending(self.client, self._inventory, orders, tasks, self._claims)
         self._starter = Starter(self._inventory, orders, tasks, self._claims)
         self._creator = Creator(self.client, self._inventory, self.nodes, tasks, orders, self._ending, settings)
         self._consoles = Consoles(self.client, self._inventory, self.nodes)
         self._executor = Executor(self._consoles)
         self._terminals = Terminals(self._consoles)
-        self._hub = EventHub()
         self._feed = Feed(self._inventory, self.nodes, tasks, self._hub, interval=interval or settings.interval)
         self._closed = False
 

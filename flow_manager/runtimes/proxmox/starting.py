@@ -29,7 +29,7 @@ class Starter:
             action = "resume" if known.state == "paused" else "start"
             known.problem = None
             try:
-                await self._orders.patiently(lambda: self._orders.done(known, action, subject, "running"))
+                await self._orders.patiently(lambda: self._orders.done(known, action, subject, "running"), known=known)
             except StartFailed as failed:
                 known.problem = failed.message
                 await self._inventory.look(known)
@@ -58,7 +58,7 @@ class Starter:
                 if known.state == "paused":
                     return known.observation()
                 raise ContainerStopped(f"flow '{known.flow_id}' does not run", state=known.state)
-            await self._orders.patiently(lambda: self._orders.done(known, "suspend", subject, "stopped"))
+            await self._orders.patiently(lambda: self._orders.done(known, "suspend", subject, "stopped"), known=known)
             self._claims.set_paused(known.vmid, True)
             if not await self._orders.reached(known, "stopped", within=SETTLE_SECONDS):
                 self._claims.set_paused(known.vmid, False)

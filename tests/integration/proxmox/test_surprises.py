@@ -95,6 +95,21 @@ async def test_a_backup_is_waited_for(lab: Lab) -> None:
     assert (await asyncio.wait_for(starting, 20)).state == "running"
 
 
+async def test_who_waits_for_a_lock_is_told_which_one_and_when_it_goes_on(lab: Lab) -> None:
+    runtime = await lab.open()
+    vmid = lab.pve.add_container()
+    id = await lab.adopted(runtime, vmid)
+    assert runtime._starter._orders.lock_seconds == 60
+    lab.pve.faults.hold_lock(vmid, "backup")
+    async with Events(runtime) as events:
+        starting = asyncio.create_task(runtime.start(id))
+        assert (await events.wait_for("waiting", id)).reason == "its container's lock (backup)"
+        lab.pve.faults.release_lock(vmid)
+        assert (await events.wait_for("waited", id)).reason == "its container's lock (backup)"
+        assert (await starting).state == "running"
+        assert events.of(id).count("waiting") == 1
+
+
 async def test_a_lock_that_stays_is_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = await lab.open()
     vmid = lab.pve.add_container()
