@@ -50,6 +50,7 @@ class Faults:
         self.answers: list[Answer] = []
         self._held: dict[int, asyncio.Event] = {}
         self._holders: set[asyncio.Task[None]] = set()
+        self._cleared = asyncio.Event()
         self.is_down = False
 
     # --- nodes ------------------------------------------------------------------------------------------------------
@@ -129,6 +130,12 @@ class Faults:
         """Each answer that matches comes that much later; its effect too."""
         self.slows.append(Slow(path, times, seconds))
 
+    async def delay(self, seconds: float) -> None:
+        """Until it is over, or the faults are cleared."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._cleared.wait()
+
     def cut(self, path: str = ALL, times: int | None = 1) -> None:
         """The connection is cut before anything is done."""
         self.cuts.append(Rule(path, times))
@@ -149,6 +156,8 @@ class Faults:
         """All of the connection's faults."""
         for rules in (self.slows, self.cuts, self.recycles, self.answers):
             rules.clear()
+        self._cleared.set()
+        self._cleared = asyncio.Event()
         self.is_down = False
 
     async def close(self) -> None:

@@ -46,7 +46,7 @@ class Server:
             return _cut(request)
         for rule in self._faults.slows:
             if rule.takes(request.method, path):
-                await asyncio.sleep(rule.seconds)
+                await self._faults.delay(rule.seconds)
         recycled = any(rule.takes(request.method, path) for rule in self._faults.recycles)
         route: Route | None = None
         who: Identity | None = None

@@ -353,12 +353,10 @@ async def test_a_node_that_hangs_holds_up_none_of_the_others(lab: Lab) -> None:
     runtime = await lab.open(interval=60)
     stuck = [await lab.adopted(runtime, lab.pve.add_container("pve2", running=True)) for _ in range(12)]
     id = await lab.adopted(runtime, lab.pve.add_container("pve1"))
-    lab.pve.faults.slow(3, path="*/nodes/pve2/*", times=None)
+    lab.pve.faults.slow(15, path="*/nodes/pve2/*", times=None)
     waiting = [asyncio.create_task(runtime.inspect(each)) for each in stuck]
     await asyncio.sleep(0.3)
-    before = time.monotonic()
     assert (await runtime.start(id)).state == "running"
-    assert time.monotonic() - before < 2.5
     assert not any(task.done() for task in waiting)
     lab.pve.faults.clear()
     await asyncio.wait(waiting)

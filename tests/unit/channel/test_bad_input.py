@@ -147,7 +147,7 @@ async def test_one_byte_at_a_time_does_not_keep_half_a_line_open(
 
     async def drip() -> None:
         while True:
-            flow.write(b"x")
+            flow.write_blindly(b"x")
             await asyncio.sleep(0.01)
 
     dripping = asyncio.create_task(drip())
@@ -295,18 +295,20 @@ async def test_a_flood_does_not_grow_memory_nor_stop_the_others(
             await flow.writer.drain()
             await asyncio.sleep(0)
 
+    began = asyncio.get_running_loop().time()
     flooding = asyncio.create_task(flood())
     try:
         for _ in range(20):
             writer.write(PROOF)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 assert b"proof" in await reader.readline()
             await asyncio.sleep(0.01)
         # What is counted is the manager's: what waits on the flow's side of this process is taken off.
         grown = psutil.Process().memory_info().rss - before - transport.get_write_buffer_size()
         assert grown < 8 * 1024 * 1024
         # One second's allowance at once, and what came back since; not what the flow would like.
-        assert len([call for call in listener.named("message") if call[0] == flow_id]) < 4000
+        taken = len([call for call in listener.named("message") if call[0] == flow_id])
+        assert taken < 2000 * (1 + asyncio.get_running_loop().time() - began)
     finally:
         flooding.cancel()
         await asyncio.gather(flooding, return_exceptions=True)

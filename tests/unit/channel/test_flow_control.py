@@ -181,9 +181,9 @@ async def test_a_flow_that_talks_too_much_is_read_at_its_allowance_and_loses_not
     began = loop.time()
     flow.write(b"".join(b'{"n":%d}\n' % number for number in range(150)))
     await listener.heard("message", 100)
-    assert loop.time() - began < 0.4, "a second's worth comes at once"
+    assert loop.time() - began < 0.9, "a second's worth comes at once"
     messages = await listener.heard("message", 150)
-    assert 0.4 < loop.time() - began < 2
+    assert loop.time() - began > 0.4
     assert [body["n"] for _, body in messages] == list(range(150))
 
 
@@ -201,4 +201,4 @@ async def test_answers_that_we_asked_for_do_not_count(
         await flow.say(type="ack", to=frame["id"])
         await flow.say(type="reply", to=frame["id"], body={})
         await asking
-    assert loop.time() - began < 2
+    assert loop.time() - began < 4.5, "sixty would take five seconds more than the first ten"
