@@ -285,6 +285,7 @@ FURTHER_TYPES = {
     "flow_failed": "A flow that was awake failed: its liveness, its health, or its end.",
     "flow_idle": "A flow said that it is no longer busy.",
     "label_unreadable": "A label of a container that others made can't be read.",
+    "messages_waiting": "Messages for a flow that can't be had wait on, and it is not woken for them again until another comes: why.",
     "messages_expired": "Messages for a flow that was away waited longer than `idle.outbox_keep`, and went.",
     "napped": "A flow fell asleep: why, and how.",
     "policy_changed": "Somebody changed when a flow sleeps.",

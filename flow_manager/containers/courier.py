@@ -1,19 +1,21 @@
 """Bringing one flow what waits for it: wake it, wait until it has connected, deliver in order.
 
 A courier is a task that lives while there is something to deliver and hope to deliver it. Without hope (the wake fails again
-and again, the flow never acknowledges) it ends and the messages stay: the next message or the next connection begins anew.
+and again, the flow never acknowledges) it ends, people are told, and the messages stay: the next message or the next
+connection begins anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flow_manager.containers.handover import Handover, Lease, with_details
 from flow_manager.containers.letters import Letter, LetterQueue
-from flow_manager.containers.status import flow_state_of
+from flow_manager.containers.rousing import Rousing, reachable
+from flow_manager.contract.principal import MANAGER
 from flow_manager.contract.wake import LeaseKind
 from flow_manager.errors import (
     Conflict,
@@ -34,34 +36,14 @@ if TYPE_CHECKING:
 
 # A hello is optional, and comes at once where it comes: it says whether the flow acknowledges. Seconds.
 HELLO_WITHIN = 1.0
-# A flow that woke may take this long to connect to its channel, and is kept awake for it. Seconds.
-CONNECT_WITHIN = 30.0
-# Tries in a row without a single message delivered. With the waits between them: half a minute.
+# Tries in a row without a single message delivered. With the waits between them: half a minute, and two where the flow fails
+# each time and is held back for it.
 TRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
 
 
-class Watched(Protocol):
-    """What a flow's watcher does for its messages."""
-
-    def use(self, kind: LeaseKind, holder: str) -> Lease: ...
-
-    async def wake(self, *, reason: str, by_request: bool = True) -> None:
-        """`by_request` False: somebody asked for this flow by name, so one that was stopped starts too."""
-        ...
-
-
-def reachable(core: Core, entry: FlowEntry) -> bool:
-    """It runs, is not about to end, and has its channel connected. A paused flow's connection stands, but nobody reads."""
-    if not core.channel.is_socket_connected(entry.id):
-        return False
-    if entry.lost or (entry.observation is not None and entry.observation.state != "running"):
-        return False
-    return (core.observer.flow_state(entry) or flow_state_of(entry)) not in ("stopping", "napping")
-
-
 class Courier:
-    """One flow's queue, and the task that empties it. `wake(by_request)` starts the flow and raises why it didn't start."""
+    """One flow's queue, and the task that empties it."""
 
     def __init__(
         self,
@@ -70,24 +52,23 @@ class Courier:
         entry: FlowEntry,
         queue: LetterQueue,
         *,
-        wake: Callable[[bool], Awaitable[None]],
+        rousing: Rousing,
         use: Callable[[LeaseKind, str], Lease],
         too_old: Callable[[Letter], bool],
         ended: Callable[[], None],
     ) -> None:
         self.queue = queue
-        # Somebody asked for the flow by name since the last wake.
-        self.asked = False
+        self.rousing = rousing
         self._core = core
         self._entry = entry
-        self._wake = wake
         self._use = use
         self._ended = ended
         self._handover = Handover(core, store, entry, queue, use=use, too_old=too_old, ended=ended)
-        # Something new to do; any change of the flow's status.
+        # Something new to do.
         self._changed = asyncio.Event()
-        self._news = asyncio.Event()
         self._failures = 0
+        # People know that its messages were given up for now.
+        self._told = False
         self._task: asyncio.Task[None] | None = None
         self._over = False
 
@@ -106,6 +87,7 @@ class Courier:
         A connection alone doesn't: a flow that ends over each first message would be woken for ever.
         """
         self._failures = 0 if fresh else min(self._failures, TRIES - 1)
+        self._told = self._told and not fresh
         self._changed.set()
         if self._task is None and self.queue and not self._over:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=f"courier-{self._entry.id}")
@@ -113,7 +95,7 @@ class Courier:
 
     def look(self) -> None:
         """The flow's status changed: it may have connected, or have ended meanwhile."""
-        self._news.set()
+        self.rousing.look()
         if reachable(self._core, self._entry):
             self.go()
 
@@ -133,8 +115,7 @@ class Courier:
         tasks: list[asyncio.Task[Any]] = [*([self._task] if self._task else []), *self._handover.talks.values()]
         for task in tasks:
             task.cancel()
-        for letter in self.queue:
-            letter.fail(with_details(error, message_id=letter.message_id, queued=letter.durable or None))
+        self._tell_who_wait(error)
         return tasks
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -167,10 +148,13 @@ class Courier:
                     "messages wait on", container=self._entry.id, waiting=len(self.queue), reason=error.message
                 )
                 if self._failures >= TRIES or _stopped_by_somebody(error):
+                    self._tell_who_wait(error)
+                    self._tell_people(error)
                     # What is set from here on came after this last try.
                     self._changed.clear()
                     return
-                pause = max(next(waits), _retry_after(error))
+                rest = self.rousing.rest
+                pause = max(next(waits), rest if rest > 0 else _retry_after(error))
             try:
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
@@ -186,35 +170,44 @@ class Courier:
         while self.queue:
             letter = self.queue.head
             await self._handover.deliver(letter)
-            self._failures = 0
+            self._failures, self._told = 0, False
+            self.rousing.went_well()
 
     async def _bring_up(self) -> None:
+        """:raises FlowManagerError: why it isn't there, which whoever waits has been told."""
         for letter in self.queue:
             if not letter.durable:
                 self.queue.remove(letter)
                 letter.fail(NotConnected("the flow's connection ended before its turn came"))
         if not self.queue:
             return
-        asked, self.asked = self.asked, False
-        if self._entry.config.idle is None and self._entry.record.desired == "running":
-            # Traffic never wakes it; but it was asked for by name, and nobody has stopped it since.
-            asked = True
         try:
-            await self._wake(not asked)
+            await self.rousing.bring_up()
         except FlowManagerError as error:
             # The messages stay; but nobody shall wait out their time-out for a reply that can't come.
-            for letter in self.queue:
-                letter.fail(with_details(error, message_id=letter.message_id, queued=True))
+            self._tell_who_wait(error)
             raise
-        try:
-            async with asyncio.timeout(CONNECT_WITHIN):
-                while not reachable(self._core, self._entry):
-                    self._news.clear()
-                    if not _may_connect(self._entry):
-                        raise NotConnected("it ended before it connected to its channel")
-                    await self._news.wait()
-        except TimeoutError:
-            raise NotConnected(f"it woke, but did not connect to its channel within {CONNECT_WITHIN:g} s") from None
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    def _tell_who_wait(self, error: FlowManagerError) -> None:
+        for letter in self.queue:
+            letter.fail(with_details(error, message_id=letter.message_id, queued=letter.durable or None))
+
+    def _tell_people(self, error: FlowManagerError) -> None:
+        if self._told:
+            return
+        self._told = True
+        waiting = len(self.queue)
+        words = "1 message waits" if waiting == 1 else f"{waiting} messages wait"
+        error.hide(self._core.masker)
+        self._core.activity.log_user_activity(
+            "messages_waiting",
+            f"{words} on for flow *{self._entry.record.name}*: {error.message}",
+            flow=self._entry.ref,
+            actor=MANAGER.name,
+            details={"count": waiting, "reason": error.message, "code": error.code, **_exit_code(error)},
+        )
 
     # --- staying awake ------------------------------------------------------------------------------------------------
 
@@ -227,9 +220,9 @@ class Courier:
             lease.release()
 
 
-def _may_connect(entry: FlowEntry) -> bool:
-    observation = entry.observation
-    return entry.operation is not None or observation is None or observation.state in ("running", "restarting")
+def _exit_code(error: FlowManagerError) -> dict[str, int]:
+    code = error.details.get("exit_code")
+    return {"exit_code": code} if isinstance(code, int) else {}
 
 
 def _stopped_by_somebody(error: FlowManagerError) -> bool:

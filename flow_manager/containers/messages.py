@@ -6,9 +6,9 @@ import asyncio
 
 from flow_manager.channel.handler import Delivery
 from flow_manager.containers.core import Core
-from flow_manager.containers.courier import reachable
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.ready import changes, next_change
+from flow_manager.containers.rousing import reachable
 from flow_manager.contract.models import MessageDelivery
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import SendMessage

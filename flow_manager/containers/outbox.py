@@ -14,10 +14,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from flow_manager.channel.handler import KEPT_PREFIX, Delivery
-from flow_manager.containers.courier import Courier, Watched, reachable
+from flow_manager.containers.courier import Courier
 from flow_manager.containers.handover import Lease
 from flow_manager.containers.letters import Letter, LetterQueue
 from flow_manager.containers.repeats import request_key
+from flow_manager.containers.rousing import Rousing, Watched, reachable
 from flow_manager.containers.sleep import wake_now
 from flow_manager.contract.models import ContainerStatus, MessageDelivery
 from flow_manager.contract.principal import MANAGER, Principal
@@ -126,7 +127,7 @@ class Outbox:
             await self._put(entry, courier, letter, request.message)
         elif not letter.stored.done():
             await asyncio.wait([letter.stored])
-        courier.asked = courier.asked or request.wake
+        courier.rousing.asked = courier.rousing.asked or request.wake
         courier.go(fresh=True)
         self._watch_age()
         if answer is None:
@@ -269,6 +270,10 @@ class Outbox:
             async def wake(by_request: bool) -> None:
                 await self._wake(entry, by_request)
 
+            def held_back() -> FlowManagerError | None:
+                watcher = self._watcher(entry.id)
+                return watcher.held_back() if watcher is not None else None
+
             def use(kind: LeaseKind, holder: str) -> Lease:
                 return self.use(entry.id, holder)
 
@@ -277,7 +282,7 @@ class Outbox:
                 self._store,
                 entry,
                 queue,
-                wake=wake,
+                rousing=Rousing(self._core, entry, wake=wake, held_back=held_back),
                 use=use,
                 too_old=self._too_old,
                 ended=lambda: self._drop_if_done(entry.id),

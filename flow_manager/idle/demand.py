@@ -66,6 +66,13 @@ def refuse_traffic(watcher: Watcher, *, for_dependent: bool) -> None:
         raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
     if watcher.policy is None and not for_dependent and not watcher.up:
         raise NotAllowed("this flow has no idle policy: traffic doesn't wake it, start it first", setting="idle")
-    if watcher.retry_in is not None and watcher.failure is not None:
-        watcher.failure.details["retry_after"] = watcher.retry_after()
-        raise watcher.failure.with_traceback(None)
+    if (failure := held_back(watcher)) is not None:
+        raise failure
+
+
+def held_back(watcher: Watcher) -> FlowManagerError | None:
+    """Why it failed last, with `details.retry_after`, while that is too fresh for another start; else None."""
+    if watcher.retry_in is None or watcher.failure is None:
+        return None
+    watcher.failure.details["retry_after"] = watcher.retry_after()
+    return watcher.failure.with_traceback(None)

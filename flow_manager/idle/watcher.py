@@ -204,6 +204,10 @@ class Watcher(FlowFacts):
         """:raises Conflict, NotAllowed: traffic must not wake it. :raises FlowManagerError: the last failure, too fresh."""
         demand.refuse_traffic(self, for_dependent=for_dependent)
 
+    def held_back(self) -> FlowManagerError | None:
+        """Why it failed last, with `details.retry_after`, while that is too fresh for another start; else None."""
+        return demand.held_back(self)
+
     # --- what happens to it -------------------------------------------------------------------------------------------
 
     def operation_begins(self, operation: str, actor: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flow_manager.containers import courier as courier_module
+from flow_manager.containers import rousing as rousing_module
 from flow_manager.containers.messages import send_message
 from flow_manager.containers.outbox import Outbox
 from flow_manager.containers.sleep import sleep_now, wake_now
@@ -44,7 +45,7 @@ class FakeLease:
 
 
 class FakeWatcher:
-    """Wakes as the real one does, through the manager; `fault` is raised instead, `hold` makes it wait."""
+    """Wakes as the real one does, through the manager; `fault` is raised instead, `hold` makes it wait, `fresh` holds it back."""
 
     def __init__(self, house: Any, flow_id: str) -> None:
         self.house = house
@@ -52,6 +53,7 @@ class FakeWatcher:
         self.held: list[str] = []
         self.wakes: list[bool] = []
         self.fault: FlowManagerError | None = None
+        self.fresh: FlowManagerError | None = None
         self.hold: asyncio.Event | None = None
 
     def use(self, kind: str, holder: str) -> FakeLease:
@@ -66,6 +68,9 @@ class FakeWatcher:
         if self.fault is not None:
             raise self.fault
         await wake_now(self.house.core, MANAGER, self.house.core.table.get(self.flow_id), clear_stopped=not by_request)
+
+    def held_back(self) -> FlowManagerError | None:
+        return self.fresh
 
 
 class RawFlow:
@@ -181,6 +186,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other at once."""
     monkeypatch.setattr(courier_module, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(courier_module, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(rousing_module, "FIRST_REST", 0.01)
+    monkeypatch.setattr(rousing_module, "LONGEST_REST", 0.02)
 
 
 # --- one message ------------------------------------------------------------------------------------------------------
@@ -632,3 +639,81 @@ async def test_a_flow_that_ends_before_it_connects_is_woken_again_at_once(post: 
     await post.send(flow)
     await eventually(lambda: len(post.watcher(flow).wakes) >= 3)
     assert post.outbox.waiting(flow) == 1
+
+
+@pytest.mark.parametrize("command", [("exit", "0"), ("die-soon", "0")])
+async def test_one_that_ends_before_it_connects_is_not_started_anew_for_each_message_and_who_waits_hears_the_code(
+    post: Post, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(rousing_module, "FIRST_REST", 60.0)
+    monkeypatch.setattr(rousing_module, "LONGEST_REST", 60.0)
+    flow = await post.flow(*command)
+    for _ in range(5):
+        with pytest.raises(NotConnected) as caught:
+            await post.send(flow, expect_reply=True)
+        told = caught.value.details
+        assert (told["exit_code"], told["queued"]) == (0, True)
+        assert 0 < told["retry_after"] <= 60
+    assert post.watcher(flow).wakes == [False]
+    assert post.outbox.waiting(flow) == 5
+
+
+async def test_a_flow_that_has_just_failed_is_not_woken_for_a_message_and_who_waits_hears_why(post: Post) -> None:
+    flow = await post.flow("echo")
+    watcher = post.watcher(flow)
+    watcher.fresh = StartFailed("it crashed", exit_code=3, retry_after=7)
+    with pytest.raises(StartFailed) as caught:
+        await post.send(flow, {"n": 1}, expect_reply=True)
+    told = caught.value.details
+    assert (told["exit_code"], told["retry_after"], told["queued"]) == (3, 7, True)
+    assert watcher.wakes == []
+    # That somebody asked for it by name is not forgotten meanwhile.
+    watcher.fresh = None
+    assert (await post.send(flow, {"n": 2}, expect_reply=True)).reply == {"echo": {"n": 2}}
+    assert watcher.wakes == [False]
+    await post.empty(flow)
+
+
+async def test_who_waits_for_the_reply_of_a_flow_that_crashes_over_the_message_hears_why(post: Post, quick: None) -> None:
+    flow = await post.flow()
+    sending = asyncio.create_task(post.send(flow, expect_reply=True))
+    program = await post.connect(flow, acks=True)
+    await program.message()
+    post.watcher(flow).fresh = StartFailed("it crashed", exit_code=3, retry_after=7)
+    program.close()
+    with pytest.raises(StartFailed) as caught:
+        await sending
+    told = caught.value.details
+    assert (told["exit_code"], told["retry_after"], told["queued"]) == (3, 7, True)
+    assert post.outbox.waiting(flow) == 1
+
+
+async def test_a_failed_flow_that_is_stopped_while_its_message_waits_is_not_woken_for_it(post: Post) -> None:
+    flow = await post.flow("echo", start=True)
+    await post.sleep(flow)
+    watcher = post.watcher(flow)
+    watcher.fresh = StartFailed("it crashed", retry_after=7)
+    with pytest.raises(StartFailed):
+        await post.send(flow, {"n": 1}, expect_reply=True)
+    await post.house.manager.stop_container(LOCAL, requests.StopContainer(container_id=flow))
+    watcher.fresh = None
+    post.outbox._couriers[flow].go()
+    await eventually(lambda: watcher.held == [] and len(watcher.wakes) > 0)
+    assert watcher.wakes == [True], "nobody has asked for it since it was stopped"
+    assert post.outbox.waiting(flow) == 1
+
+
+async def test_people_read_once_that_messages_wait_on_and_why(post: Post, quick: None) -> None:
+    flow = await post.flow("echo")
+    watcher = post.watcher(flow)
+    watcher.fault = StartFailed("it crashed", exit_code=3)
+    await post.send(flow, {"n": 1})
+    await post.house.told("messages_waiting")
+    entry = next(
+        item.entry for item in await post.house.stream.read(limit=100) if item.entry.type == "messages_waiting"
+    )
+    assert entry.details == {"count": 1, "reason": "it crashed", "code": "start_failed", "exit_code": 3}
+    assert "1 message waits on" in entry.message
+    post.outbox._couriers[flow].go()  # as a connection that is lost again would
+    await eventually(lambda: len(watcher.wakes) == courier_module.TRIES + 1 and watcher.held == [])
+    assert (await post.house.activity()).count("messages_waiting") == 1
