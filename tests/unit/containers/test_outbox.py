@@ -674,7 +674,9 @@ async def test_a_flow_that_has_just_failed_is_not_woken_for_a_message_and_who_wa
     await post.empty(flow)
 
 
-async def test_who_waits_for_the_reply_of_a_flow_that_crashes_over_the_message_hears_why(post: Post, quick: None) -> None:
+async def test_who_waits_for_the_reply_of_a_flow_that_crashes_over_the_message_hears_why(
+    post: Post, quick: None
+) -> None:
     flow = await post.flow()
     sending = asyncio.create_task(post.send(flow, expect_reply=True))
     program = await post.connect(flow, acks=True)
