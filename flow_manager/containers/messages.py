@@ -85,9 +85,5 @@ async def _write(core: Core, entry: FlowEntry, request: SendMessage, message_id:
 
 
 def _told(delivery: Delivery) -> MessageDelivery:
-    return MessageDelivery(
-        message_id=delivery.message_id,
-        delivered=delivery.delivered,
-        queued=False,
-        reply=delivery.reply if delivery.replied else None,
-    )
+    told = {"reply": delivery.reply} if delivery.replied else {}
+    return MessageDelivery(message_id=delivery.message_id, delivered=delivery.delivered, queued=False, **told)

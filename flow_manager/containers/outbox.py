@@ -187,12 +187,8 @@ class Outbox:
         finally:
             if letter.answer is answer and not answer.done():
                 courier.give_up(letter)
-        return MessageDelivery(
-            message_id=letter.message_id,
-            delivered=delivery.delivered,
-            queued=False,
-            reply=delivery.reply if delivery.replied else None,
-        )
+        told = {"reply": delivery.reply} if delivery.replied else {}
+        return MessageDelivery(message_id=letter.message_id, delivered=delivery.delivered, queued=False, **told)
 
     # --- what happens to flows ----------------------------------------------------------------------------------------
 

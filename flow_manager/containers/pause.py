@@ -6,7 +6,7 @@ from flow_manager.containers.core import Core
 from flow_manager.contract.models import ContainerStatus
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.requests import ChangeContainer
-from flow_manager.errors import Unsupported
+from flow_manager.errors import FlowManagerError, Unsupported
 
 
 async def pause(core: Core, principal: Principal, request: ChangeContainer) -> ContainerStatus:
@@ -16,8 +16,14 @@ async def pause(core: Core, principal: Principal, request: ChangeContainer) -> C
 
     async def body() -> None:
         was = entry.observation.state if entry.observation else None
+        wanted = entry.record.desired
         await core.record(entry, desired="stopped")
-        core.observe(entry, await entry.runtime.pause(entry.id))
+        try:
+            core.observe(entry, await entry.runtime.pause(entry.id))
+        except FlowManagerError:
+            # As with a failed stop: a flow that sleeps, say, must wake for traffic as before.
+            await core.record(entry, desired=wanted)
+            raise
         if was != "paused":
             await core.noted(core.activity.log_container_paused(entry.ref, principal.name))
 

@@ -10,8 +10,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -265,6 +267,14 @@ class MessageDelivery(WireModel):
     delivered: bool
     queued: bool
     reply: Any = None
+
+    @model_serializer(mode="wrap")
+    def _no_reply_is_no_field(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A flow may reply null: whoever asked for no reply must be able to tell the two apart."""
+        fields: dict[str, Any] = handler(self)
+        if "reply" not in self.model_fields_set:
+            fields.pop("reply", None)
+        return fields
 
 
 class Deleted(WireModel):

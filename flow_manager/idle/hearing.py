@@ -39,6 +39,9 @@ def _ended_error(event: Event, by_hand: bool, code: int | None) -> FlowManagerEr
 
 
 def operation_begins(watcher: Watcher, operation: str, actor: str) -> None:
+    seen = watcher.entry.observation
+    if operation == "unpause" and seen is not None and seen.state != "paused":
+        return  # it will be refused, or changes nothing: a flow at rest must not be called failed for it
     event = on_operation_begin(operation)
     if event is Event.STOP_BEGINS:
         watcher.stop_reason = f"{actor} {_DONE.get(operation, operation)} it"

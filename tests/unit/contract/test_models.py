@@ -12,7 +12,7 @@ from flow_manager.contract import requests
 from flow_manager.contract.activity import Activity
 from flow_manager.contract.events import CLIENT_EVENTS, SERVER_EVENTS
 from flow_manager.contract.fields import parse_port_key, parse_volume_target
-from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, IdlePolicy
+from flow_manager.contract.models import ContainerConfig, ContainerInfo, ContainerStatus, IdlePolicy, MessageDelivery
 
 
 def test_defaults_are_those_of_the_contract() -> None:
@@ -153,3 +153,11 @@ def test_no_event_has_a_name_that_the_protocol_reserves() -> None:
 def test_a_create_request_gives_its_config() -> None:
     request = requests.CreateContainer(image="a:1", name="web", start=True, request_id="r")
     assert request.config() == ContainerConfig(image="a:1", name="web")
+
+
+def test_a_reply_is_told_only_where_there_was_one_and_may_be_null() -> None:
+    none = MessageDelivery(message_id="m", delivered=True, queued=False)
+    assert none.model_dump(mode="json") == {"message_id": "m", "delivered": True, "queued": False}
+    assert "reply" not in none.model_dump_json()
+    null = MessageDelivery(message_id="m", delivered=True, queued=False, reply=None)
+    assert null.model_dump(mode="json")["reply"] is None

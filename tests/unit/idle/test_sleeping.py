@@ -9,7 +9,7 @@ from flow_manager.contract import requests
 from flow_manager.contract.models import IdlePolicy
 from flow_manager.contract.principal import LOCAL
 from flow_manager.contract.wake import LeaseKind
-from flow_manager.errors import Conflict, NotAllowed, RuntimeUnavailable, StopFailed, Unsupported
+from flow_manager.errors import Conflict, ContainerStopped, NotAllowed, RuntimeUnavailable, StopFailed, Unsupported
 from tests.unit.idle.house import IdleBuilder, IdleHouse
 
 
@@ -252,6 +252,27 @@ async def test_a_person_who_pauses_it_outside_is_followed(idle_house: IdleHouse)
     await idle_house.runtime.unpause(web.id)
     await idle_house.comes(web, "ready")
     await web.until(lambda: web.entry.record.desired == "running")
+
+
+async def test_a_pause_that_is_refused_leaves_a_sleeping_flow_to_wake_for_traffic(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(start=True)
+    await sleeps(idle_house)
+    with pytest.raises(ContainerStopped):
+        await idle_house.manager.pause_container(LOCAL, requests.ChangeContainer(container_id=web.id))
+    assert web.desired == "running"
+    await web.wake(reason="a request")
+
+
+async def test_an_unpause_of_a_flow_that_is_not_paused_is_refused_and_is_no_failure_of_it(
+    idle_house: IdleHouse,
+) -> None:
+    web = await idle_house.create(start=True)
+    await idle_house.stop(web)
+    for _ in range(2):
+        with pytest.raises(ContainerStopped):
+            await idle_house.manager.unpause_container(LOCAL, requests.ChangeContainer(container_id=web.id))
+    assert (web.state, web.failures, web.error) == ("napping", 0, None)
+    assert await idle_house.activity("wake_failed") == []
 
 
 async def test_an_end_with_code_0_is_a_nap_and_with_another_an_error(idle_house: IdleHouse) -> None:
