@@ -96,9 +96,12 @@ class UserActivityLogger:
     def log_container_died(
         self, flow: FlowRef, exit_code: int | None = None, cause: str | None = None, **details: Any
     ) -> Stored:
-        """It ended though nobody asked. `cause`: `oom` where the kernel killed it for its memory."""
+        """It ended though nobody asked us. `cause`: `oom` where the kernel killed it for its memory, `stop` where somebody
+        ended it past the manager (`docker stop`, `docker kill`)."""
         if cause == "oom":
             message = f"flow {_called(flow)} ran out of memory and was killed"
+        elif cause == "stop":
+            message = f"flow {_called(flow)} was stopped outside the manager{_with_code(exit_code)}"
         else:
             message = f"flow {_called(flow)} ended by itself{_with_code(exit_code)}"
         told = {"exit_code": exit_code, "cause": cause, **details}

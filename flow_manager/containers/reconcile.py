@@ -281,8 +281,9 @@ class Reconciler:
             return
         if now.state in ("exited", "stopped", "dead"):
             if before.running or before.started_at != now.started_at:
+                stopped = "stop" if entry.end_cause == "stop" else None
                 core.activity.log_container_died(
-                    entry.ref, exit_code=now.exit_code, cause="oom" if now.oom_killed else None
+                    entry.ref, exit_code=now.exit_code, cause="oom" if now.oom_killed else stopped
                 )
                 await core.channel.cleanup_socket(entry.id)
         elif now.state == "paused":

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 from flow_manager.contract.models import IdlePolicy, Probe
 
-Kind = Literal["reserved", "favicon", "probe", "outside", "page", "hold"]
+Kind = Literal["reserved", "favicon", "probe", "prefetch", "outside", "page", "hold"]
 
 RESERVED = "/.flow"
 # What browsers ask for on their own: for a tab, a home screen or a tile, and Chrome's developer tools for a project.
@@ -70,15 +70,18 @@ class Asked:
 
 
 def classify(asked: Asked, policy: IdlePolicy | None) -> Kind:
-    """Reserved: the manager's own. Favicon, probe: answered truthfully, never waking, never use. Outside: not for the
-    policy's `start_endpoint`, so it doesn't wake. Page: a person looks. Hold: waits for readiness and is forwarded."""
+    """Reserved: the manager's own. Favicon, probe: answered truthfully, never waking, never use. Prefetch: doesn't wake
+    either; whoever then comes does. Outside: not for the policy's `start_endpoint`, so it doesn't wake. Page: a person looks.
+    Hold: waits for readiness and is forwarded."""
     if is_reserved(asked.path):
         return "reserved"
     if is_favicon(asked):
         return "favicon"
+    if policy is not None and matches_probe(asked, policy.probes):
+        return "probe"
+    if is_prefetch(asked):
+        return "prefetch"
     if policy is not None:
-        if matches_probe(asked, policy.probes):
-            return "probe"
         if policy.start_endpoint is not None and not is_below(asked.path, policy.start_endpoint):
             return "outside"
         if policy.no_loading_page:
@@ -136,7 +139,10 @@ def wants_page(asked: Asked) -> bool:
 
 
 def is_prefetch(asked: Asked) -> bool:
-    """Fetched because somebody may come: Sec-Purpose (Fetch standard), and its older names Purpose and X-Moz."""
+    """Fetched because somebody may come: Sec-Purpose (Fetch standard), and its older names Purpose and X-Moz. A browser that
+    is told 503 forgets it, and asks anew when somebody does come; else each link that it guesses at would start a flow."""
+    if asked.method not in ("GET", "HEAD"):
+        return False
     return any("prefetch" in asked.value(name).lower() for name in (b"sec-purpose", b"purpose", b"x-moz"))
 
 

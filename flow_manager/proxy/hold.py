@@ -33,7 +33,7 @@ async def slow_path(request: HeldRequest, watcher: WakingFlow, context: SlowCont
         await answer_reserved(request, asked, watcher, context)
     elif watcher.ready_now():
         await _hold(request, asked, watcher, context)
-    elif kind in ("favicon", "probe"):
+    elif kind in ("favicon", "probe", "prefetch"):
         problem = _asleep(watcher, "it is not running now, and this request doesn't wake it")
         request.respond(problem.status, problem.headers(), problem.body())
     elif (reason := why_not_woken(watcher)) is not None:

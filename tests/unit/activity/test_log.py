@@ -46,6 +46,8 @@ CASES: list[tuple[Call, str, str, str]] = [
      "flow *reports* ended by itself with exit code 137 (SIGKILL)"),
     (lambda log: log.log_container_died(FLOW, 137, "oom"), "container_died", "runtime",
      "flow *reports* ran out of memory and was killed"),
+    (lambda log: log.log_container_died(FLOW, 0, "stop"), "container_died", "runtime",
+     "flow *reports* was stopped outside the manager with exit code 0"),
     (lambda log: log.log_container_adopted(FLOW), "container_adopted", "manager",
      "flow *reports* was found and is managed now"),
     (lambda log: log.log_container_released(FLOW, "alice"), "container_released", "alice",

@@ -222,6 +222,15 @@ async def test_a_death_outside_is_told_once_with_its_code(house: House) -> None:
     assert house.statuses[-1].exit_code == 3 and house.statuses[-1].flow_state == "error"
 
 
+async def test_a_stop_past_the_manager_is_not_told_as_an_end_by_itself(house: House) -> None:
+    made = await make(house, start=True)
+    house.runtime.outside_stop(made.id, 0)
+    await house.told("container_died")
+    (told,) = [item.entry for item in await house.stream.read(limit=1000) if item.entry.type == "container_died"]
+    assert "was stopped outside the manager with exit code 0" in told.message
+    assert told.details["cause"] == "stop"
+
+
 async def test_a_container_that_vanishes_is_told_and_can_be_deleted(house: House) -> None:
     made = await make(house)
     await house.runtime.remove(made.id)

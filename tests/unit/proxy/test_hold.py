@@ -284,6 +284,7 @@ async def test_a_fault_of_ours_is_not_hidden() -> None:
     ("request_of", "policy"),
     [
         (("GET", "/favicon.ico", BROWSER), IdlePolicy()),
+        (("GET", "/", [*BROWSER, ("Sec-Purpose", "prefetch;prerender")]), IdlePolicy()),
         (("HEAD", "/", [("User-Agent", "UptimeRobot/2")]), IdlePolicy(probes=[Probe(user_agent="uptimerobot")])),
         (("GET", "/healthz", CURL), IdlePolicy(probes=[Probe(path="/healthz")])),
         (("GET", "/other", CURL), IdlePolicy(start_endpoint="/start")),
