@@ -17,6 +17,7 @@ from flow_manager.containers.declared import came_from_settings, key_for, wishes
 from flow_manager.containers.entry import FlowEntry
 from flow_manager.containers.labels import Unreadable, Wishes
 from flow_manager.containers.placing import let_go
+from flow_manager.containers.relabelled import changed, follows_labels, key_of, remembers
 from flow_manager.contract.fields import RESERVED_LABEL_PREFIX
 from flow_manager.contract.models import Deleted
 from flow_manager.contract.principal import Principal
@@ -55,7 +56,7 @@ async def adopt(core: Core, runtime: Runtime, seen: Observation) -> FlowEntry | 
         desired="running",
         created_at=seen.created_at or core.now(),
         adopted=True,
-        request_key=key_for(core, runtime, seen),
+        request_key=key_for(core, runtime, seen) or key_of(seen.labels),
     )
     entry = FlowEntry(record, made.config, runtime, visible=False)
     core.table.add(entry)
@@ -84,10 +85,14 @@ async def keep_up(core: Core, entry: FlowEntry, seen: Observation) -> None:
     """
     if not entry.record.adopted:
         return
-    if seen.runtime_id != entry.record.runtime_id or (
-        entry.observation is None and _settings_differ(core, entry, seen)
+    if (
+        seen.runtime_id != entry.record.runtime_id
+        or (entry.observation is None and _settings_differ(core, entry, seen))
+        or changed(entry, seen.labels).any
     ):
         await follow(core, entry, seen)
+    elif follows_labels(entry) and not remembers(entry.record):
+        await core.record(entry, request_key=key_of(seen.labels))
     if core.table.get(entry.id) is entry:
         recognise(core, entry, seen)
 
@@ -104,8 +109,8 @@ def _settings_differ(core: Core, entry: FlowEntry, seen: Observation) -> bool:
 
 
 async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
-    """Another container has taken the place of the flow's, or the settings ask for something else: that counts now. One that was
-    made anew is wanted again.
+    """Another container has taken the place of the flow's, or its labels, or the settings, ask for something else: that counts
+    now. One that was made anew is wanted again.
 
     :raises SystemFailure: it can't be stored; the next look tries again.
     """
@@ -119,14 +124,22 @@ async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
         await adopt(core, entry.runtime, seen)
         return
     made = become(core, entry.runtime, seen, wishes, entry)
+    edited = changed(entry, seen.labels)
+    config = made.config
+    if edited.any and not edited.of_sleep and not anew:
+        # What a client set holds until the very lines that it stands for are changed.
+        config = config.model_copy(update={"idle": entry.config.idle})
+    key = key_for(core, entry.runtime, seen)
+    if key is None:
+        key = entry.record.request_key if entry.config.existing else key_of(seen.labels)
     record = replace(
         entry.record,
         name=made.name,
         runtime_id=seen.runtime_id,
-        config=stored(made.config),
+        config=stored(config),
         desired="running" if anew else entry.record.desired,
         created_at=seen.created_at or entry.record.created_at,
-        request_key=key_for(core, entry.runtime, seen),
+        request_key=key,
     )
     await core.store.save(record)
     if core.table.get(entry.id) is not entry:
@@ -134,9 +147,9 @@ async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
         return
     core.masker.remove_environment(entry.config.environment)
     core.table.discard(entry)
-    entry.record, entry.config = record, made.config
+    entry.record, entry.config = record, config
     core.table.add(entry)
-    core.keep_secrets(entry, made.config)
+    core.keep_secrets(entry, config)
     core.observer.policy_changed(entry)
     if anew:
         core.activity.log_user_activity(
@@ -144,6 +157,14 @@ async def follow(core: Core, entry: FlowEntry, seen: Observation) -> None:
             f"flow *{made.name}*: its container was made anew by someone else",
             flow=entry.ref,
             details={"runtime_id": seen.runtime_id},
+        )
+    elif edited.any:
+        core.activity.log_user_activity(
+            "labels_changed",
+            f"flow *{made.name}*: its container's lines were changed by someone else"
+            f"{', also when it sleeps' if edited.of_sleep else ''}",
+            flow=entry.ref,
+            details={"idle": config.idle.model_dump(mode="json") if edited.of_sleep and config.idle else None},
         )
     _tell_of(core, entry, made.unreadable)
 
@@ -172,6 +193,17 @@ async def release(core: Core, principal: Principal, entry: FlowEntry) -> Deleted
 
     await core.operate(entry, "delete", "release", principal, body)
     return Deleted(container_id=entry.id)
+
+
+async def let_go_of(core: Core, entry: FlowEntry, actor: str) -> None:
+    """Nobody asks for it any more (the tag, the lines, or the settings' entry was taken away): its container goes on without us.
+
+    :raises SystemFailure: it can't be stored; the next look tries again.
+    """
+    await core.store.delete(entry.id)
+    core.adoptions.lost_since.pop(entry.id, None)
+    core.forget(entry)
+    core.activity.log_container_released(entry.ref, actor)
 
 
 async def forget_gone(core: Core, runtime: Runtime, there: Mapping[str, Observation]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from flow_manager.containers.adopt import adopt, forget_gone, keep_up
+from flow_manager.containers.adopt import adopt, forget_gone, keep_up, let_go_of
 from flow_manager.containers.channels import open_channel
 from flow_manager.containers.code_swap import UPDATING, recover_update
 from flow_manager.containers.core import Core
@@ -76,8 +76,11 @@ class Reconciler:
         operations = entry.operations
         try:
             observation = await entry.runtime.inspect(entry.id)
-        except ContainerNotFound:
-            await self._take_in(entry, None)
+        except ContainerNotFound as error:
+            if entry.record.adopted and error.details.get("left_alone"):
+                await self._let_go(entry)
+            else:
+                await self._take_in(entry, None)
         except FlowManagerError as error:
             self._core.log.log_debug("a flow could not be inspected", container=entry.id, reason=error.message)
         else:
@@ -240,6 +243,15 @@ class Reconciler:
             self._core.log.log_debug(
                 "a container could not be adopted yet", container=observation.id, reason=error.message
             )
+
+    async def _let_go(self, entry: FlowEntry) -> None:
+        if entry.operation is not None or self._core.table.get(entry.id) is not entry:
+            entry.seen_during_operation = True
+            return
+        try:
+            await let_go_of(self._core, entry, ACTOR)
+        except FlowManagerError as error:
+            self._core.log.log_debug("a flow can't be let go yet", container=entry.id, reason=error.message)
 
     async def _take_in(self, entry: FlowEntry, observation: Observation | None) -> None:
         core = self._core

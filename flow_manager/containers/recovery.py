@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from flow_manager.containers.adopt import RELEASED, adopt, keep_up
+from flow_manager.containers.adopt import RELEASED, adopt, keep_up, let_go_of
 from flow_manager.containers.channels import open_channel
 from flow_manager.containers.code_swap import UPDATING, recover_update
 from flow_manager.containers.core import Core
@@ -14,7 +14,7 @@ from flow_manager.containers.delete import leave_nothing
 from flow_manager.containers.entry import FlowEntry, unpacked
 from flow_manager.containers.reconcile import ACTOR
 from flow_manager.contract.principal import MANAGER
-from flow_manager.errors import FlowManagerError
+from flow_manager.errors import ContainerNotFound, FlowManagerError
 from flow_manager.runtimes.base import Observation, Runtime
 from flow_manager.util.ids import new_short_id
 
@@ -111,10 +111,19 @@ async def _undo_update(core: Core, entry: FlowEntry, found: Observation | None) 
 async def _find_again(core: Core, entry: FlowEntry, found: Observation | None) -> None:
     if found is None and came_from_settings(entry.record) and not still_declared(core, entry.runtime, entry.record):
         # Nobody asks for it any more, so that its runtime doesn't show it: it goes on without us.
-        await core.store.delete(entry.id)
-        core.forget(entry)
-        core.activity.log_container_released(entry.ref, MANAGER.name)
+        await let_go_of(core, entry, MANAGER.name)
         return
+    if found is None:
+        try:
+            # Who lists may leave out what can't be seen just now, or is there and asks for nobody any more.
+            found = await entry.runtime.inspect(entry.id)
+        except ContainerNotFound as error:
+            if entry.record.adopted and error.details.get("left_alone"):
+                await let_go_of(core, entry, ACTOR)
+                return
+        except FlowManagerError as error:
+            core.log.log_debug("a flow could not be inspected", container=entry.id, reason=error.message)
+            return
     if found is None:
         entry.lost, entry.stale = True, False
         entry.problem = "its container is gone from the runtime"

@@ -367,3 +367,106 @@ async def test_a_wake_that_a_lock_outlasts_names_the_lock(
     refused = await client.refused("wake_container", container_id="web")
     assert refused["code"] == "wake_timeout", refused
     assert "its container's lock (backup)" in refused["message"], refused
+
+
+def notes(*lines: str) -> str:
+    return "\n".join(["Wiki", "", "flow-manager:", *lines, "flow-manager:"])
+
+
+async def test_edited_notes_count_and_what_a_client_set_holds_until_its_own_lines_change(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container(name="wiki", tags="flow-manager", description=notes("port=1", "idle-timeout=5m"))
+    chosen = settings(short_folder, pve)
+    service = await started(chosen)
+    client = await connect(service)
+    await client.ok("subscribe_activity")
+    config = pve.containers[vmid].config
+
+    async def flow() -> dict[str, Any]:
+        found = await client.ok("list_containers")
+        return found[0] if found else {}
+
+    async def served(host: str, timeout: float) -> None:
+        async def so() -> bool:
+            seen = await flow()
+            return (seen.get("hosts"), (seen.get("idle") or {}).get("idle_timeout")) == (
+                [host] if host else [],
+                timeout,
+            )
+
+        await until(so, f"it is served as {host} and sleeps after {timeout}", patience=30)
+
+    await served("", 300)
+    config["description"] = notes(f"port={HTTP_PORT}", "idle-timeout=5m", "hosts=wiki.example")
+    await served("wiki.example", 300)
+    assert (await fetch(service, "wiki.example"))[0] == 200
+
+    # A client's word holds while only other lines are edited, ...
+    await client.ok("set_idle_policy", container_id="wiki", idle={"idle_timeout": 900})
+    config["description"] = notes(f"port={HTTP_PORT}", "idle-timeout=5m", "hosts=w.example")
+    await served("w.example", 900)
+    # ... also across a restart, while the manager is away, ...
+    await client.close()
+    await service.stop()
+    config["description"] = notes(f"port={HTTP_PORT}", "idle-timeout=5m", "hosts=x.example")
+    service = await started(chosen)
+    client = await connect(service)
+    await served("x.example", 900)
+    # ... and until those very lines are.
+    config["description"] = notes(f"port={HTTP_PORT}", "idle-timeout=7m", "hosts=x.example")
+    await served("x.example", 420)
+    entries = (await client.ok("list_activity", types=["labels_changed"]))["entries"]
+    told = [entry["details"].get("idle", {}).get("idle_timeout") for entry in entries]
+    assert sorted(told, key=str) == [420, None, None, None], entries
+
+    del config["tags"]
+    await client.ok("subscribe_activity")
+
+    async def released() -> bool:
+        return await flow() == {}
+
+    await until(released, "without its tag nobody manages it", patience=30)
+    entries = (await client.ok("list_activity", types=["container_released", "container_lost"]))["entries"]
+    assert [entry["type"] for entry in entries] == ["container_released"]
+    assert pve.containers[vmid].running
+
+
+async def test_a_tag_that_was_taken_away_while_no_manager_was_there_releases_the_flow(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container(name="wiki", tags="flow-manager")
+    chosen = settings(short_folder, pve)
+    first = await started(chosen)
+    client = await connect(first)
+
+    async def there() -> bool:
+        return len(await client.ok("list_containers")) == 1
+
+    await until(there, "the container is adopted")
+    await client.close()
+    await first.stop()
+    pve.containers[vmid].config["tags"] = "other"
+    client = await connect(await started(chosen))
+    assert await client.ok("list_containers") == []
+    entries = (await client.ok("list_activity", types=["container_released", "container_lost"]))["entries"]
+    assert [entry["type"] for entry in entries] == ["container_released"]
+
+
+async def test_what_a_client_named_does_what_the_client_said_whatever_its_notes_say(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    vmid = pve.add_container(name="web", description=notes("idle-timeout=5m"))
+    service = await started(settings(short_folder, pve))
+    client = await connect(service)
+    await client.ok("create_container", proxmox={"vmid": vmid}, port=HTTP_PORT, idle={"idle_timeout": 600})
+    pve.containers[vmid].config["description"] = notes("idle-timeout=7m", "hosts=web.example")
+
+    [entry] = service._core.table
+
+    async def taken_in() -> bool:
+        return entry.observation.labels.get("flow-manager.hosts") == "web.example"
+
+    await until(taken_in, "its notes were read again", patience=30)
+    [flow] = await client.ok("list_containers")
+    assert (flow["hosts"], flow["idle"]["idle_timeout"]) == ([], 600)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import Any, TypeVar
 
-from flow_manager.errors import ContainerNotFound, FlowManagerError
+from flow_manager.errors import ContainerNotFound, FlowManagerError, RuntimeUnavailable
 from flow_manager.runtimes.proxmox.addresses import of_interfaces
 from flow_manager.runtimes.proxmox.claims import Claims
 from flow_manager.runtimes.proxmox.client import KIND, PveClient
@@ -48,6 +48,9 @@ class Inventory:
         # vmid → when its config could last not be read, or was read and is nothing to us, with the tags that it had then.
         self._passed_over: dict[int, tuple[float, frozenset[str], bool]] = {}
         self._scanning = asyncio.Lock()
+        # Those whose config was found changed: whoever tells of it takes them out.
+        self.rewritten: list[Known] = []
+        self._due: set[int] = set()
         # Numbers of containers that are being made right now: half of one must not be taken for a whole one.
         self.making: set[int] = set()
 
@@ -67,11 +70,14 @@ class Inventory:
         found = [row(item, node=node) for item in data] if isinstance(data, list) else []
         return {one.vmid: one for one in found if one is not None}
 
-    async def meet(self, rows: Iterable[Row], *, fresh: bool = False) -> list[Known]:
-        """Read the configs of those that may be ours and are not known yet; `fresh`: of the known ones too. Gives the new ones."""
+    async def meet(
+        self, rows: Iterable[Row], *, fresh: bool = False, again: frozenset[int] = frozenset()
+    ) -> list[Known]:
+        """Read the configs of those that may be ours and are not known yet; `fresh`: of the known ones too; `again`: of these
+        numbers in any case. Gives the new ones."""
         async with self._scanning:
             now = self._clock.monotonic()
-            wanted = [one for one in rows if self._worth_reading(one, now, fresh)]
+            wanted = [one for one in rows if one.vmid in again or self._worth_reading(one, now, fresh)]
             width = asyncio.Semaphore(WIDTH)
 
             async def read(one: Row) -> Known | None:
@@ -87,8 +93,11 @@ class Inventory:
     def _worth_reading(self, one: Row, now: float, fresh: bool) -> bool:
         known = self._by_vmid.get(one.vmid)
         if known is not None:
-            untagged = known.identity.adopted and not self._claims.names(one.vmid) and TAG not in one.tags
-            return untagged or (fresh and now - known.read_at > FRESH_SECONDS)
+            if not known.identity.adopted:
+                return fresh and now - known.read_at > FRESH_SECONDS
+            # A tag is seen at once, and who changes one may have changed the notes with it.
+            untagged = not self._claims.names(one.vmid) and TAG not in one.tags
+            return untagged or known.read_tags != one.tags or (fresh and now - known.read_at > FRESH_SECONDS)
         if one.template or one.vmid in self.making or (TAG not in one.tags and not self._claims.names(one.vmid)):
             return False
         passed = self._passed_over.get(one.vmid)
@@ -103,6 +112,10 @@ class Inventory:
         try:
             config = await self._client.get(f"nodes/{one.node}/lxc/{one.vmid}/config", current=1)
         except CallFailed as failed:
+            known = self._by_vmid.get(one.vmid)
+            if known is not None and failed.status != 401:
+                known.read_at, known.read_tags = self._clock.monotonic(), one.tags
+                return None  # what is known of it holds; its turn comes again
             if failed.passing or failed.status == 401:
                 raise translate(failed) from None
             self._passed_over[one.vmid] = (self._clock.monotonic(), one.tags, False)
@@ -133,9 +146,26 @@ class Inventory:
                 known.saw("running", self._clock.now(), self._clock.monotonic(), one.uptime)
             self.known[known.flow_id] = self._by_vmid[one.vmid] = known
         else:
-            known.config = written(config, labels, one.vmid)
-        known.read_at = self._clock.monotonic()
+            before, known.config = known.config, written(config, labels, one.vmid)
+            if known.config != before:
+                self.rewritten.append(known)
+        known.read_at, known.read_tags = self._clock.monotonic(), one.tags
         return known if new else None
+
+    def to_read_again(self, *, turn: bool) -> frozenset[int]:
+        """Containers of others whose notes may have been edited: those that were started meanwhile, and where it is one's
+        `turn`, that which was read the longest ago."""
+        due, self._due = self._due, set()
+        if turn:
+            others = (known for known in self._by_vmid.values() if known.identity.adopted and not known.acting)
+            oldest = min(others, key=lambda known: known.read_at, default=None)
+            due |= set() if oldest is None else {oldest.vmid}
+        return frozenset(due)
+
+    def read_soon(self, known: Known) -> None:
+        """Who edits a container's notes tries it out next."""
+        if known.identity.adopted:
+            self._due.add(known.vmid)
 
     def forget(self, known: Known) -> None:
         known.removed = True
@@ -161,8 +191,19 @@ class Inventory:
             await self.meet((await self.read_rows()).values())
             known = self.known.get(flow_id)
         if known is None:
-            raise ContainerNotFound(flow_id, kind=KIND)
+            raise self._why_not(flow_id)
         return known
+
+    def _why_not(self, flow_id: str) -> FlowManagerError:
+        one = next((one for one in self.rows.values() if self.judge.derived(one.vmid) == flow_id), None)
+        if one is None:
+            return ContainerNotFound(flow_id, kind=KIND)
+        passed = self._passed_over.get(one.vmid)
+        if passed is not None and not passed[2]:
+            reason = f"the container {one.vmid} can't be read"
+            return RuntimeUnavailable(reason, kind=KIND, reason=reason)
+        # It is there, and nobody asks (any more) that it be managed.
+        return ContainerNotFound(flow_id, kind=KIND, left_alone=True)
 
     async def at(self, known: Known, act: Callable[[], Awaitable[T]], subject: Subject) -> T:
         """`act`, which uses `known.path`; once more where the container has moved to another node.

@@ -71,6 +71,8 @@ class Known:
     acting: int = 0
     turns: int = 0
     read_at: float = 0.0
+    # The tags that the cluster's list had for it then.
+    read_tags: frozenset[str] = frozenset()
     # A shutdown is under way, which a kill may overrule.
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     # An order on its way, and the (action, task) of the last one that nobody followed to its end: both go on in the server

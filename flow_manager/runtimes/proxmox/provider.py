@@ -145,6 +145,7 @@ class ProxmoxProvider(NothingInside):
 
     async def start(self, id: str) -> Observation:
         known = await self._inventory.find(id)
+        self._inventory.read_soon(known)
         seen, began = await self._starter.start(known)
         if began:
             self._feed.started(known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from flow_manager import errors
 from flow_manager.runtimes.proxmox.description import write_description
+from flow_manager.runtimes.proxmox.feed import READ_EVERY
 from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.util.ids import lxc_flow_id
 from tests.contract.harness import Events, until
@@ -17,6 +19,7 @@ from tests.integration.proxmox.conftest import INTERVAL, NARROW, Lab, make_spec
 from tests.pve.container import Behaviour
 
 AT_MOST_A_MINUTE = 20
+NOTES = "GET /nodes/{node}/lxc/{vmid}/config"
 
 
 @pytest.mark.timeout(150)
@@ -32,9 +35,11 @@ async def test_containers_at_rest_cost_one_call_a_look_however_many_they_are(lab
     await asyncio.sleep(looks * INTERVAL * 3)
     calls = [each.endpoint or each.path for each in lab.pve.requests[before:]]
     assert calls
-    assert set(calls) == {"GET /cluster/resources"}
-    # A look every `interval` seconds, and nothing else.
-    assert 60 / RuntimeSettings().interval <= AT_MOST_A_MINUTE
+    assert set(calls) <= {"GET /cluster/resources", NOTES}
+    # A look every `interval` seconds, at each third the notes of one container, and nothing else.
+    made = Counter(calls)
+    assert made[NOTES] <= made["GET /cluster/resources"] / READ_EVERY + 1
+    assert (1 + 1 / READ_EVERY) * 60 / RuntimeSettings().interval <= AT_MOST_A_MINUTE
 
 
 def _settled(lab: Lab) -> Callable[[], Any]:
@@ -42,7 +47,11 @@ def _settled(lab: Lab) -> Callable[[], Any]:
         before = lab.pve.calls()
         await asyncio.sleep(3 * INTERVAL)
         after = lab.pve.calls()
-        return all(after[key] == before[key] for key in after if key != "GET /cluster/resources")
+        looks = after["GET /cluster/resources"] - before["GET /cluster/resources"]
+        read = after[NOTES] - before[NOTES]
+        return read <= looks / READ_EVERY + 1 and all(
+            after[key] == before[key] for key in after if key not in ("GET /cluster/resources", NOTES)
+        )
 
     return settled
 
@@ -197,6 +206,56 @@ async def test_a_tag_that_comes_and_goes_is_followed(lab: Lab) -> None:
         await events.wait_for("created", id)
         lab.pve.containers[vmid].config["tags"] = "x"
         await events.wait_for("removed", id)
+
+
+async def test_edited_notes_are_read_again_and_told_of(lab: Lab) -> None:
+    vmids = [lab.pve.add_container(tags="flow-manager") for _ in range(3)]
+    runtime = await lab.open()
+    assert len(await runtime.list()) == 3
+    edited = lxc_flow_id("lab", vmids[1])
+    async with Events(runtime) as events:
+        lab.pve.containers[vmids[1]].config["description"] = "flow-manager:\nport=81\nflow-manager:\n"
+        await events.wait_for("health", edited)
+        seen = {flow.id: flow.labels.get("flow-manager.port") for flow in await runtime.glance()}
+        assert seen == {lxc_flow_id("lab", vmid): "81" if vmid == vmids[1] else None for vmid in vmids}
+        assert [event.id for event in events.seen if event.type == "health"] == [edited]
+
+
+async def test_a_tag_that_changes_and_a_start_have_the_notes_read_at_the_next_look(lab: Lab) -> None:
+    vmids = [lab.pve.add_container(tags="flow-manager") for _ in range(8)]
+    runtime = await lab.open(interval=0.3)
+    assert len(await runtime.list()) == 8
+    for vmid in vmids:
+        lab.pve.containers[vmid].config["description"] = "flow-manager:\nport=81\nflow-manager:\n"
+    lab.pve.containers[vmids[6]].config["tags"] = "flow-manager;edited"
+    await runtime.start(lxc_flow_id("lab", vmids[7]))
+    before = lab.pve.calls()
+
+    async def read() -> bool:
+        flows = {flow.id: flow.labels for flow in await runtime.glance()}
+        return all("flow-manager.port" in flows[lxc_flow_id("lab", vmid)] for vmid in vmids[6:])
+
+    await until(read, "both have been read again")
+    # The turn of eight would take 24 looks.
+    assert (lab.pve.calls() - before)["GET /cluster/resources"] <= 6
+
+
+async def test_notes_that_cannot_be_read_just_now_change_nothing(lab: Lab) -> None:
+    vmid = lab.pve.add_container(tags="flow-manager", description="flow-manager:\nport=80\nflow-manager:\n")
+    runtime = await lab.open()
+    assert len(await runtime.list()) == 1
+    lab.pve.faults.answer(500, "got timeout", path="GET */config", times=None)
+    async with Events(runtime) as events:
+        before = len(lab.pve.requests)
+
+        async def tried() -> bool:
+            return any(each.path.endswith("/config") for each in lab.pve.requests[before:])
+
+        await until(tried, "they were asked for")
+        lab.pve.faults.clear()
+        assert [flow.labels["flow-manager.port"] for flow in await runtime.glance()] == ["80"]
+        assert events.of(lxc_flow_id("lab", vmid)) == []
+    assert runtime._feed.up
 
 
 async def test_only_what_is_meant_for_this_manager_is_adopted(lab: Lab) -> None:
