@@ -22,7 +22,9 @@ _PORT_KEY = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?\Z")
 MANAGERS_OWN_PLACES = ("/run/flow", "/flow", "/proc", "/sys", "/dev")
 RESERVED_LABEL_PREFIX = "flow-manager."
 # How a flow finds its channel (wire contract, section 7), and the mark by which all that a command started is found.
-MANAGERS_OWN_VARIABLES = frozenset({"FLOW_ID", "FLOW_SOCKET", "FLOW_URL", "FLOW_TOKEN", "FLOW_CA", "FLOW_EXEC_ID"})
+MANAGERS_OWN_VARIABLES = frozenset(
+    {"FLOW_ID", "FLOW_SOCKET", "FLOW_URL", "FLOW_TOKEN", "FLOW_CA", "FLOW_EXEC_ID", "FLOW_TERMINAL_OF"}
+)
 
 Timestamp = Annotated[
     datetime, PlainSerializer(lambda at: at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), when_used="json")

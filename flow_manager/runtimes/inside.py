@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 
-from flow_manager.errors import Unsupported
+from flow_manager.errors import InvalidRequest, Unsupported
 
 # The best shell that there is. Known by its path: a flow's PATH may be anything.
 BEST_SHELL = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh")
@@ -123,6 +123,11 @@ class Inside(Protocol):
         :raises ContainerNotFound, Unsupported, RuntimeUnavailable: also in mid-stream.
         """
         ...
+
+
+def no_terminal_of_its_own() -> InvalidRequest:
+    reason = "the flow has no terminal of its own (it was not made with 'tty')"
+    return InvalidRequest(f"target: {reason}", fields=[{"path": "target", "reason": reason}])
 
 
 class NothingInside:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flow_manager.runtimes.base import FlowSpec, Runtime
+from flow_manager.runtimes.process.holding import HOLDER_MARK
 from flow_manager.runtimes.process.kernel import find_session_leader
 from flow_manager.runtimes.process.provider import ProcessProvider
 from flow_manager.settings.models import LimitSettings
@@ -110,7 +111,10 @@ class ProcessHarness:
     async def leftovers(self) -> list[str]:
         folders = [str(path) for path in (self.state_dir / "process").glob("*")]
         pids = {spec.id: find_session_leader("FLOW_ID", spec.id) for spec in self.specs}
-        return folders + [f"process {pid} of {id}" for id, pid in pids.items() if pid is not None]
+        holders = {spec.id: find_session_leader(HOLDER_MARK, spec.id) for spec in self.specs}
+        return folders + [
+            f"process {pid} of {id}" for found in (pids, holders) for id, pid in found.items() if pid is not None
+        ]
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ INTERRUPT = b"\x03"
 HOMELESS = {"HOME": "/nonexistent"}
 DOCKER = pytest.param("docker", marks=pytest.mark.docker)
 REAL = pytest.mark.parametrize("parts", [DOCKER, "process", "proxmox"], indirect=True)
-WITH_TTY = pytest.mark.parametrize("parts", [DOCKER, "memory", "proxmox"], indirect=True)
+WITH_TTY = pytest.mark.parametrize("parts", [DOCKER, "process", "memory", "proxmox"], indirect=True)
 
 
 class Screen:

@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from flow_manager.errors import ContainerStopped, FlowManagerError, InvalidRequest
+from flow_manager.errors import ContainerStopped, FlowManagerError
 from flow_manager.runtimes.docker import marked
 from flow_manager.runtimes.docker.client import EngineClient
 from flow_manager.runtimes.docker.containers import READ_SECONDS, Handle
 from flow_manager.runtimes.docker.errors import Subject, translated
 from flow_manager.runtimes.docker.hijack import Hijacked
 from flow_manager.runtimes.docker.observe import dig, text, whole
-from flow_manager.runtimes.inside import BEST_SHELL, MARK, TERMINAL_TYPE, Command
+from flow_manager.runtimes.inside import BEST_SHELL, MARK, TERMINAL_TYPE, Command, no_terminal_of_its_own
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,7 @@ class Terminals:
     async def main(self, handle: Handle, cols: int, rows: int) -> DockerTerminal:
         """:raises InvalidRequest: it was not made with a terminal. :raises ContainerNotFound, ContainerStopped:"""
         if not handle.tty:
-            reason = "the flow has no terminal of its own (it was not made with 'tty')"
-            raise InvalidRequest(f"target: {reason}", fields=[{"path": "target", "reason": reason}])
+            raise no_terminal_of_its_own()
         with translated(Subject(handle.flow_id, operation="attach")):
             state = await self._client.call("GET", f"containers/{handle.runtime_id}/json", timeout=READ_SECONDS)
             if dig(state.data, "State", "Running") is not True:

@@ -12,7 +12,6 @@ from flow_manager.contract.models import ResourceUsage
 from flow_manager.errors import (
     ContainerNotFound,
     ContainerRunning,
-    InvalidRequest,
     RuntimeUnavailable,
     Unsupported,
 )
@@ -25,7 +24,15 @@ from flow_manager.runtimes.base import (
     RuntimeEvent,
 )
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
+from flow_manager.runtimes.inside import (
+    Command,
+    ExecOutcome,
+    LogLine,
+    LogPosition,
+    NothingInside,
+    Terminal,
+    no_terminal_of_its_own,
+)
 from flow_manager.runtimes.memory import execution
 from flow_manager.runtimes.memory.engine import KIND, SIGCONT, SIGKILL, MemoryEngine, MemoryFlow
 from flow_manager.runtimes.memory.execution import first
@@ -197,8 +204,7 @@ class MemoryRuntime(Outside, NothingInside):
             self._need("attach", "open terminals")
             self._need_running(flow)
             if main and not flow.spec.tty:
-                reason = "the flow has no terminal of its own (it was not made with 'tty')"
-                raise InvalidRequest(f"target: {reason}", fields=[{"path": "target", "reason": reason}])
+                raise no_terminal_of_its_own()
             terminal = MemoryTerminal(command, cols, rows, main=main)
             flow.terminals.append(terminal)
             terminal.on_end(lambda: flow.terminals.remove(terminal))

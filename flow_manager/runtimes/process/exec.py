@@ -9,8 +9,8 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from flow_manager.contract.fields import MANAGERS_OWN_VARIABLES
@@ -20,7 +20,7 @@ from flow_manager.runtimes.inside import MARK, Command, ExecOutcome
 from flow_manager.runtimes.marked import Marked
 from flow_manager.runtimes.process import launch
 from flow_manager.runtimes.process.flow import ProcessFlow
-from flow_manager.runtimes.process.leader import Leader
+from flow_manager.runtimes.process.leader import Leader, ending
 from flow_manager.runtimes.signals import KILLED_BY_SIGNAL
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ async def _spawn(
 
 async def _to_its_end(flow: ProcessFlow, leader: Leader, mark: str, timeout: float) -> int:
     """Its exit code, all of it ended and reaped."""
-    with _ended(leader) as ended:
+    with ending(leader) as ended:
         flow_ended = asyncio.ensure_future(flow.group.ended())
         try:
             await asyncio.wait([ended, flow_ended], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -139,7 +139,7 @@ async def _end(leader: Leader, mark: str) -> bool:
     """KILL all of it and reap it; False where it still runs."""
     killed = _signal(leader, signal.SIGKILL)
     await Marked(MARK, mark).kill()
-    with _ended(leader) as ended:
+    with ending(leader) as ended:
         await asyncio.wait([ended], timeout=KILL_SECONDS)
     if not leader.ended:
         return False
@@ -162,25 +162,6 @@ def _stopped(flow: ProcessFlow, left: bool | None = None) -> FlowManagerError:
     return ContainerStopped(
         f"flow {flow.record.spec.name!r} {words}", container_id=flow.id, state=state, left_running=left
     )
-
-
-@contextmanager
-def _ended(leader: Leader) -> Iterator[asyncio.Future[None]]:
-    """The future is done once the leader ended."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-
-    def told() -> None:
-        loop.remove_reader(leader.descriptor)
-        if not future.done():
-            future.set_result(None)
-
-    loop.add_reader(leader.descriptor, told)
-    try:
-        yield future
-    finally:
-        loop.remove_reader(leader.descriptor)
-        future.cancel()
 
 
 class _Output(asyncio.Protocol):

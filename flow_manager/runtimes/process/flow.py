@@ -25,9 +25,10 @@ from flow_manager.runtimes.base import (
 from flow_manager.runtimes.inside import MARK
 from flow_manager.runtimes.marked import Marked
 from flow_manager.runtimes.ports import choose_ports
-from flow_manager.runtimes.process import kernel, launch, record
+from flow_manager.runtimes.process import holding, kernel, launch, record
 from flow_manager.runtimes.process.cgroup import DelegatedCgroup, FlowCgroup, Limits
 from flow_manager.runtimes.process.group import FlowGroup
+from flow_manager.runtimes.process.holding import Holding, opened_pty
 from flow_manager.runtimes.process.leader import Leader
 from flow_manager.runtimes.process.output import Output
 from flow_manager.runtimes.process.place import Place
@@ -62,14 +63,15 @@ class ProcessFlow:
         self.folder = folder
         self.record = kept
         self.lock = asyncio.Lock()
-        self.output = Output(folder)
+        self.output = Output(folder, tty=kept.spec.tty)
         self.removed = False
         self._around = around
-        self.group = FlowGroup(kept.spec.name)
+        self.group = FlowGroup(kept.spec.name, jobs=kept.spec.tty)
+        self.holding = Holding(kept.spec.id, folder)
         # Commands that run beside the flow's own program, each with a group of its own: they freeze and go on with it.
         self.beside: set[Leader] = set()
         self._oom_kills_before = 0
-        self._sweeping: asyncio.Task[bool] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:
@@ -120,15 +122,13 @@ class ProcessFlow:
         before = self.record
         ports = choose_ports(spec.ports, promised=self._around.promised_ports(), kind=launch.KIND)
         cgroup: FlowCgroup | None = None
-        pid: int | None = None
         self._save(replace(before, state="starting", error=None, exit_code=None, oom_killed=False))
         try:
             cgroup = self._make_cgroup()
             output, errors = self.output.open_for_flow()
             try:
-                pid = await asyncio.to_thread(
-                    launch.spawn,
-                    spec.command or (),
+                pid, holder = await asyncio.to_thread(
+                    self._spawn,
                     environment=self.environment(ports),
                     folder=self.working_folder(),
                     output=output,
@@ -138,6 +138,8 @@ class ProcessFlow:
             finally:
                 os.close(output)
                 os.close(errors)
+            if holder is not None:
+                self.holding.begin(holder)
             leader = Leader.hold(pid)
             if leader is None:  # only the parent can reap it, and that is us
                 raise StartFailed("its process vanished", reason="its process vanished")
@@ -162,6 +164,27 @@ class ProcessFlow:
             raise translate(exc) from exc
         self.group.follow(leader, self._leader_ended)
         self._publish("started")
+
+    def _spawn(self, *, output: int, **how: Any) -> tuple[int, int | None]:
+        """The pids of its first process and of its terminal's holder; in a thread. :raises StartFailed:"""
+        spec = self.record.spec
+        if not spec.tty:
+            return launch.spawn(spec.command or (), output=output, **how), None
+        try:
+            with opened_pty() as (master, slave):
+                pid = launch.spawn(spec.command or (), **{**how, "output": slave, "errors": slave}, terminal=True)
+                try:
+                    manager = self._around.manager_environment
+                    return pid, holding.start(
+                        self.id, self.folder, master=master, leader=pid, output=output, manager=manager
+                    )
+                except OSError:
+                    os.killpg(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                    raise
+        except OSError as exc:
+            reason = f"no terminal is to be had: {exc.strerror or exc}"
+            raise StartFailed(reason, reason=reason) from exc
 
     def environment(self, ports: Mapping[str, int]) -> dict[str, str]:
         return launch.environment(self.record.spec, ports, self._around.manager_environment)
@@ -229,8 +252,17 @@ class ProcessFlow:
 
         Not commands and terminals, which have an end of their own: shells get time to write their history.
         """
-        left = Marked("FLOW_ID", self.id, ours=lambda pid: MARK not in kernel.environment_of(pid))
-        self._sweeping = asyncio.create_task(left.kill(), name="process-sweep")
+        self._sweeping = asyncio.create_task(self._sweep_up(), name="process-sweep")
+
+    async def _sweep_up(self) -> None:
+        await Marked("FLOW_ID", self.id, ours=lambda pid: MARK not in kernel.environment_of(pid)).kill()
+        if self.record.spec.tty:
+            await self.holding.ended()
+
+    @property
+    def written(self) -> bool:
+        """True once it does not run and all that it wrote is in its files: on a terminal that is a moment later."""
+        return not self.runs and not (self.record.spec.tty and self._sweeping is not None and not self._sweeping.done())
 
     async def swept(self) -> None:
         """Return once what an ended run left has ended."""
@@ -278,6 +310,8 @@ class ProcessFlow:
             self.record = kept
             return
         self.record = kept
+        if kept.spec.tty:
+            self.holding.find()
         leader = Leader.hold(kept.run.pid, kept.run.start_ticks) if kept.run.boot_id == self._around.boot_id else None
         if leader is not None:
             self.group.follow(leader, self._leader_ended)

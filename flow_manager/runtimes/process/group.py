@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 
@@ -20,10 +21,15 @@ FREEZE_LOOKS = 20
 
 
 class FlowGroup:
-    """One flow's group, run after run. `name` is the flow's, for what is told to people."""
+    """One flow's group, run after run. `name` is the flow's, for what is told to people.
 
-    def __init__(self, name: str) -> None:
+    `jobs`: it has a terminal, and so may have a shell that gives each job a group of its own. Such groups freeze and go on
+    with the flow's; signals go to its own group alone, and what its end does not reach is found by its mark.
+    """
+
+    def __init__(self, name: str, *, jobs: bool = False) -> None:
         self._name = name
+        self._jobs = jobs
         self._leader: Leader | None = None
         self._ended = asyncio.Event()
         self._ended.set()
@@ -57,6 +63,10 @@ class FlowGroup:
         if self._leader is None or self._leader.ended:
             raise ContainerStopped(f"flow {self._name!r} does not run")
         try:
+            if self._jobs and number == signal.SIGCONT:
+                # Youngest first: a shell that goes on before its job would see it stopped, and take the terminal from it.
+                for group in reversed([group for group in self._groups() if group != self._leader.pid]):
+                    _signal(group, number)
             self._leader.signal_group(number)
         except PermissionError:
             raise RuntimeRefused("its processes belong to another user now", kind=KIND) from None
@@ -117,7 +127,7 @@ class FlowGroup:
             self.send(signal.SIGSTOP)
             for _ in range(FREEZE_LOOKS):
                 if self._all_frozen():
-                    return
+                    return await self._freeze_jobs()
                 await asyncio.sleep(FREEZE_POLL)
             # A shell that waits in vfork(2) for a child that froze before its exec does not freeze, and would not until
             # that child goes on: let both, and try again.
@@ -132,6 +142,31 @@ class FlowGroup:
         members = kernel.groups().get(self._leader.pid, [])
         return bool(members) and all(member.frozen for member in members)
 
+    async def _freeze_jobs(self) -> None:
+        """Oldest first, each once its shell is frozen: waitpid(2) tells a shell that still runs of a job that is stopped."""
+        while self._jobs and (group := next(iter(self._groups(running=True)), None)) is not None:
+            self.send(0)
+            try:
+                _signal(group, signal.SIGSTOP)
+                for _ in range(FREEZE_LOOKS):
+                    await asyncio.sleep(FREEZE_POLL)
+                    if group not in self._groups(running=True):
+                        break
+                else:
+                    _signal(group, signal.SIGCONT)  # as above
+                    await asyncio.sleep(FREEZE_POLL)
+            except PermissionError:
+                raise RuntimeRefused("its processes belong to another user now", kind=KIND) from None
+
+    def _groups(self, *, running: bool = False) -> list[int]:
+        """Groups of its session, oldest first; `running`: those of which not all is frozen."""
+        found: dict[int, tuple[int, int]] = {}
+        for member in kernel.sessions().get(self._leader.pid, []) if self._leader is not None else []:
+            if not (running and member.frozen):
+                age = (member.start_ticks, member.pid)
+                found[member.group] = min(age, found.get(member.group, age))
+        return sorted(found, key=lambda group: found[group])
+
     async def _wait_until_ended(self, timeout: float) -> bool:
         try:
             async with asyncio.timeout(timeout):
@@ -139,3 +174,11 @@ class FlowGroup:
         except TimeoutError:
             return False
         return True
+
+
+def _signal(group: int, number: int) -> None:
+    """:raises PermissionError: a process became another user's."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass  # it has ended

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flow_manager.errors import ImageNotFound, InvalidRequest, StartFailed, Unsupported
 from flow_manager.runtimes.base import FlowSpec
+from flow_manager.runtimes.inside import TERMINAL_TYPE
 
 KIND = "process"
 IMAGE = "local"
@@ -21,6 +22,9 @@ INHERITED = {"PATH": os.defpath, "HOME": "/", "LANG": "C.UTF-8"}
 # Enters the cgroup, then becomes the command: nothing of the flow ever runs outside its limits. The text is constant;
 # folder and command are arguments, which no shell reads.
 ENTER_CGROUP = 'echo 0 > "$0" && exec "$@"'
+# As above, but takes the terminal first: the first one that a session's leader opens is its controlling one (tty_ioctl(4)).
+# The second argument is the cgroup's file, or empty. (`preexec_fn` with TIOCSCTTY fails on uvloop.)
+TAKE_TERMINAL = ': <>"$0" || exit 126; [ -z "$1" ] || echo 0 >"$1" || exit 126; shift; exec "$@"'
 
 
 def refuse_what_it_cannot(spec: FlowSpec, *, limits: bool) -> None:
@@ -34,7 +38,6 @@ def refuse_what_it_cannot(spec: FlowSpec, *, limits: bool) -> None:
     for wanted, capability, words in (
         (spec.mounts, "volumes", "volumes"),
         (spec.networks, "networks", "networks of their own"),
-        (spec.tty, "tty", "a terminal"),
     ):
         if wanted:
             raise Unsupported(f"local processes can't have {words}", kind=KIND, capability=capability)
@@ -47,11 +50,13 @@ def refuse_what_it_cannot(spec: FlowSpec, *, limits: bool) -> None:
 
 
 def environment(spec: FlowSpec, ports: Mapping[str, int], manager: Mapping[str, str]) -> dict[str, str]:
-    """Exactly what the process sees: PATH, HOME, LANG, the flow's own, and what the manager tells it.
+    """Exactly what the process sees: PATH, HOME, LANG (with a terminal TERM), the flow's own, and what the manager tells it.
 
     PORT is the port chosen for the lowest port binding; with several, PORT_<container port> (and _UDP) names each.
     """
     variables = {name: manager.get(name) or default for name, default in INHERITED.items()}
+    if spec.tty:
+        variables["TERM"] = TERMINAL_TYPE
     variables.update(spec.environment)
     if spec.ports:
         lowest = min(spec.ports, key=lambda port: (port.container_port, port.protocol))
@@ -76,10 +81,12 @@ def spawn(
     output: int,
     cgroup_procs: Path | None,
     errors: int | None = None,
+    terminal: bool = False,
 ) -> int:
     """Start it in a session and process group of its own; its pid. Blocks for some milliseconds.
 
-    `output` is its standard output, and its standard error, too, unless `errors` is given.
+    `output` is its standard output, and its standard error, too, unless `errors` is given. `terminal`: `output` is
+    the side of a PTY that programs see; it becomes its controlling terminal and its standard input, too.
 
     :raises StartFailed: with the shell's code for the reason: 127 not there, 126 not runnable. Without one the command is not
         at fault: the machine has no room for a process.
@@ -87,16 +94,19 @@ def spawn(
     if not folder.is_dir():
         raise _failed(f"the working directory {folder} does not exist", NOT_RUNNABLE)
     arguments = list(command)
-    if cgroup_procs is not None:
-        # Found here, since the shell that enters the cgroup could only report it as an exit code of the flow.
+    if terminal or cgroup_procs is not None:
+        # Found here, since the shell could only report it as an exit code of the flow.
         arguments[0] = _resolve(command[0], environment, folder)
+    if terminal:
+        arguments = ["/bin/sh", "-c", TAKE_TERMINAL, os.ttyname(output), str(cgroup_procs or ""), *arguments]
+    elif cgroup_procs is not None:
         arguments = ["/bin/sh", "-c", ENTER_CGROUP, str(cgroup_procs), *arguments]
     try:
         process = subprocess.Popen(  # noqa: S603 - running what the flow says is the purpose; no shell reads it
             arguments,
             env=dict(environment),
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=output if terminal else subprocess.DEVNULL,
             stdout=output,
             stderr=output if errors is None else errors,
             start_new_session=True,

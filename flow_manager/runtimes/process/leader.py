@@ -7,9 +7,12 @@ group's first process, so its pid is the group's number, too.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flow_manager.runtimes.process import kernel
 from flow_manager.runtimes.signals import KILLED_BY_SIGNAL
@@ -75,3 +78,22 @@ class Leader:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+@contextmanager
+def ending(leader: Leader) -> Iterator[asyncio.Future[None]]:
+    """The future is done once the leader ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def told() -> None:
+        loop.remove_reader(leader.descriptor)
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(leader.descriptor, told)
+    try:
+        yield future
+    finally:
+        loop.remove_reader(leader.descriptor)
+        future.cancel()

@@ -17,7 +17,7 @@ async def follow(flow: ProcessFlow, after: LogPosition) -> AsyncGenerator[list[L
     position = after
     while True:
         # Asked before the files: what a flow wrote before its end is in them by then.
-        ended = not flow.runs
+        ended = flow.written
         try:
             lines, more = flow.output.after(position, ended=ended)
         except OSError as exc:

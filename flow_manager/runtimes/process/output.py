@@ -45,7 +45,17 @@ class _Found:
 class Output:
     """The output files in a flow's folder. Offsets count from the first byte that the flow ever wrote."""
 
-    def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES, max_read: int = MAX_READ, step: int = STEP) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tty: bool = False,
+        max_bytes: int = MAX_BYTES,
+        max_read: int = MAX_READ,
+        step: int = STEP,
+    ) -> None:
+        """`tty`: a terminal ends its lines with CR and LF."""
+        self._line_end = b"\r" if tty else b""
         self._live = {stream: folder / f"{name}.log" for stream, name in NAMES.items()}
         self._earlier = {stream: folder / f"{name}.1.log" for stream, name in NAMES.items()}
         self._marks = Marks(folder / MARKS)
@@ -158,12 +168,14 @@ class Output:
             here[order] = end
             at = marks[min(interval, len(marks) - 1)].at if marks else None
             when = datetime.fromtimestamp(at / 1_000_000, UTC) if at else None
-            lines.append(LogLine("stderr" if order else "stdout", _text(raw), when, (here[0], here[1])))
+            lines.append(LogLine("stderr" if order else "stdout", self._text(raw), when, (here[0], here[1])))
         if not ended:
             for order, part in enumerate((out, err)):
                 if part.half and not part.cut_at_end:
                     when = datetime.fromtimestamp(mark.at / 1_000_000, UTC)
-                    half = LogLine("stderr" if order else "stdout", _text(part.half), when, (here[0], here[1]), False)
+                    half = LogLine(
+                        "stderr" if order else "stdout", self._text(part.half), when, (here[0], here[1]), False
+                    )
                     lines.append(half)
         return lines, out.cut_at_end or err.cut_at_end
 
@@ -202,6 +214,9 @@ class Output:
         place = _add_pieces(found.lines, raw, place, len(raw), begin_found)
         found.half = raw[place:]
         return found
+
+    def _text(self, raw: bytes) -> str:
+        return _text(raw.removesuffix(self._line_end))
 
     def _cut(self, stream: LogStream) -> None:
         mark = self.look()

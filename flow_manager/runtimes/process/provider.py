@@ -20,13 +20,23 @@ from datetime import datetime
 from pathlib import Path
 
 from flow_manager.contract.models import ResourceUsage
-from flow_manager.errors import ContainerNotFound, NameConflict, RuntimeUnavailable, Unsupported
+from flow_manager.errors import ContainerNotFound, ExecFailed, NameConflict, RuntimeUnavailable
 from flow_manager.runtimes.base import Capabilities, FlowSpec, Observation, Progress, RuntimeEvent
 from flow_manager.runtimes.hub import EventHub
-from flow_manager.runtimes.inside import MARK, Command, ExecOutcome, LogLine, LogPosition, NothingInside, Terminal
-from flow_manager.runtimes.process import cgroup, exec, kernel, launch, record
+from flow_manager.runtimes.inside import (
+    MARK,
+    Command,
+    ExecOutcome,
+    LogLine,
+    LogPosition,
+    NothingInside,
+    Terminal,
+    no_terminal_of_its_own,
+)
+from flow_manager.runtimes.process import cgroup, exec, kernel, launch, main_terminal, record
 from flow_manager.runtimes.process.flow import ProcessFlow, Surroundings, translate
 from flow_manager.runtimes.process.logs import follow
+from flow_manager.runtimes.process.main_terminal import MainTerminal
 from flow_manager.runtimes.process.record import Record
 from flow_manager.runtimes.process.terminal import ProcessTerminal, open_terminal
 from flow_manager.runtimes.process.usage import UsageMeter
@@ -37,7 +47,7 @@ from flow_manager.util.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = Capabilities(exec=True, attach=True, put_code=True, isolation=False)
+CAPABILITIES = Capabilities(exec=True, attach=True, put_code=True, tty=True, isolation=False)
 FOLDER = "process"
 # A folder that a create has not finished yet; whatever bears this name at a start is of a manager that died.
 UNFINISHED = ".new-"
@@ -78,6 +88,7 @@ class ProcessProvider(NothingInside):
         self._starting: set[asyncio.Task[None]] = set()
         self._trimming: asyncio.Task[None] | None = None
         self._terminals: dict[ProcessTerminal, str] = {}
+        self._mains: dict[MainTerminal, str] = {}
         self._around: Surroundings | None = None
         self._unavailable = "it is not open"
 
@@ -115,10 +126,12 @@ class ProcessProvider(NothingInside):
             self._trimming.cancel()
             await asyncio.wait([self._trimming])
             self._trimming = None
-        await asyncio.gather(*(terminal.close() for terminal in list(self._terminals)))
+        terminals: list[Terminal] = [*self._terminals, *self._mains]
+        await asyncio.gather(*(terminal.close() for terminal in terminals))
         for flow in self._flows.values():
             flow.group.forget()
             await flow.swept()
+            flow.holding.forget()
         self._flows.clear()
         self._around = None
         self._unavailable = "it is closed"
@@ -242,6 +255,8 @@ class ProcessProvider(NothingInside):
 
     async def logs(self, id: str, *, tail: int = 100, since: datetime | None = None) -> list[LogLine]:
         flow = self._flow(id)
+        if not flow.runs and not flow.written:
+            await flow.swept()
         try:
             lines = flow.output.tail(tail, ended=not flow.runs)
         except OSError as exc:
@@ -273,12 +288,27 @@ class ProcessProvider(NothingInside):
     ) -> Terminal:
         flow = self._flow(id)
         if main:
-            raise Unsupported("a local process has no terminal of its own", kind=self.kind, capability="tty")
+            return await self._attach_main(flow, cols, rows)
         terminal = await open_terminal(flow.place(), command, cols, rows)
         self._terminals[terminal] = id
         flow.beside.add(terminal.leader)
         terminal.on_end(lambda: self._terminals.pop(terminal, None))
         terminal.on_end(lambda: flow.beside.discard(terminal.leader))
+        return terminal
+
+    async def _attach_main(self, flow: ProcessFlow, cols: int, rows: int) -> Terminal:
+        if not flow.record.spec.tty:
+            raise no_terminal_of_its_own()
+        flow.place()  # it runs
+        try:
+            terminal = await main_terminal.attach(flow.folder, cols, rows)
+        except ExecFailed:
+            flow.place()  # it has ended meanwhile
+            raise
+        self._mains[terminal] = flow.id
+        terminal.on_close(lambda: self._mains.pop(terminal, None))
+        if not flow.runs:
+            terminal.flow_ended(flow.record.exit_code)
         return terminal
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -289,6 +319,9 @@ class ProcessProvider(NothingInside):
             for terminal, flow_id in list(self._terminals.items()):
                 if flow_id == event.id:
                     terminal.begin_end()
+            for own, flow_id in list(self._mains.items()):
+                if flow_id == event.id:
+                    own.flow_ended(event.exit_code)
         self._hub.publish(event)
 
     def _open(self) -> Surroundings:

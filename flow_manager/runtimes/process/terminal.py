@@ -17,15 +17,12 @@ from pathlib import Path
 from flow_manager.errors import ExecFailed
 from flow_manager.runtimes.inside import BEST_SHELL, MARK, TERMINAL_TYPE, Command
 from flow_manager.runtimes.marked import Marked
-from flow_manager.runtimes.process.launch import KIND
+from flow_manager.runtimes.process.launch import KIND, TAKE_TERMINAL
 from flow_manager.runtimes.process.leader import Leader
 from flow_manager.runtimes.process.place import Place
 
 log = logging.getLogger(__name__)
 
-# Takes the terminal (the first one that a session's leader opens is its controlling one: tty_ioctl(4)), enters the cgroup,
-# becomes the command. Constant text; all else are arguments. (`preexec_fn` with TIOCSCTTY fails on uvloop.)
-TAKE_TERMINAL = ': <>"$0" || exit 126; [ -z "$1" ] || echo 0 >"$1" || exit 126; shift; exec "$@"'
 # One read of a PTY gives at most one page of 4 KiB; as many as make one frame are taken in a go.
 READ_BYTES = 64 * 1024
 

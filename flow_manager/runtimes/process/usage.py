@@ -15,18 +15,18 @@ class UsageMeter:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._groups: dict[int, list[kernel.ProcessStat]] = {}
+        self._sessions: dict[int, list[kernel.ProcessStat]] = {}
         self._taken = float("-inf")
-        self._last: dict[str, tuple[int, float, int]] = {}  # flow → group, when, cpu ticks
+        self._last: dict[str, tuple[int, float, int]] = {}  # flow → session, when, cpu ticks
 
     def read(
-        self, flow_id: str, group: int, memory_limit: int | None, cgroup: tuple[int | None, int | None]
+        self, flow_id: str, session: int, memory_limit: int | None, cgroup: tuple[int | None, int | None]
     ) -> ResourceUsage:
         """`cgroup`: memory and number of tasks as the flow's cgroup knows them, which is truer than the sum of its processes."""
-        members = self._members(group)
+        members = self._members(session)
         memory, tasks = cgroup
         return ResourceUsage(
-            cpu_percent=self._cpu(flow_id, group, sum(member.cpu_ticks for member in members)),
+            cpu_percent=self._cpu(flow_id, session, sum(member.cpu_ticks for member in members)),
             memory_bytes=sum(member.memory for member in members) if memory is None else memory,
             memory_limit_bytes=memory_limit,
             pids=sum(member.threads for member in members) if tasks is None else tasks,
@@ -35,19 +35,19 @@ class UsageMeter:
     def forget(self, flow_id: str) -> None:
         self._last.pop(flow_id, None)
 
-    def _members(self, group: int) -> list[kernel.ProcessStat]:
+    def _members(self, session: int) -> list[kernel.ProcessStat]:
         now = self._clock.monotonic()
         # A flow that started after the last pass is not in it.
-        if now - self._taken > MAX_AGE or group not in self._groups:
-            self._groups, self._taken = kernel.groups(), now
-        return self._groups.get(group, [])
+        if now - self._taken > MAX_AGE or session not in self._sessions:
+            self._sessions, self._taken = kernel.sessions(), now
+        return self._sessions.get(session, [])
 
-    def _cpu(self, flow_id: str, group: int, ticks: int) -> float | None:
+    def _cpu(self, flow_id: str, session: int, ticks: int) -> float | None:
         last = self._last.get(flow_id)
-        if last is not None and last[0] == group and self._taken <= last[1]:
+        if last is not None and last[0] == session and self._taken <= last[1]:
             return None
-        self._last[flow_id] = (group, self._taken, ticks)
-        if last is None or last[0] != group:
+        self._last[flow_id] = (session, self._taken, ticks)
+        if last is None or last[0] != session:
             return None
         seconds = max(0, ticks - last[2]) / kernel.TICKS_PER_SECOND
         return round(100 * seconds / (self._taken - last[1]), 1)

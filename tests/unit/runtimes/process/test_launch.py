@@ -31,7 +31,6 @@ MANAGER = {"PATH": "/usr/bin:/bin", "HOME": "/home/m", "LANG": "en_US.UTF-8", "S
     [
         ({"mounts": (Mount(Path("/data"), "/data"),)}, "volumes"),
         ({"networks": ("backend",)}, "networks"),
-        ({"tty": True}, "tty"),
         ({"memory": 1}, "limits"),
         ({"cpus": 0.1}, "limits"),
         ({"pids": 1}, "limits"),
