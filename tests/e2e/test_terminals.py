@@ -254,6 +254,69 @@ async def test_a_shutdown_tells_viewers_and_leaves_no_process(
     assert left == []
 
 
+ANSWERS = [
+    "sh",
+    "-c",
+    'while read -r line; do case "$line" in exit) exit 7;; size) stty size;; *) echo "got $line";; esac; done',
+]
+
+
+@pytest.mark.parametrize(
+    "platform", ["process", pytest.param("docker", marks=pytest.mark.docker)], indirect=True, ids=str
+)
+async def test_a_flows_own_terminal_has_several_viewers_and_goes_on_when_all_have_left(
+    platform: Platform, connect: Callable[..., Any]
+) -> None:
+    async with running(platform.settings()) as service:
+        first, second = await connect(service), await connect(service)
+        (runtime,) = first.events("hello")[0]["runtimes"].values()
+        assert runtime["capabilities"]["tty"]
+        flow = await flow_of(first, platform, tty=True, command=ANSWERS)
+        screen = await attached(first, flow, target="main", cols=99, rows=33)
+        await screen.type("size\r")
+        await screen.shows(b"33 99\r\n")
+        joined = await attached(second, flow, terminal_id=screen.id, cols=51, rows=21)
+        beside = await attached(second, flow, target="main", cols=51, rows=21)
+        await beside.type("size\r")
+        for one in (screen, joined, beside):
+            await one.shows(b"21 51\r\n")
+        for client, one in ((first, screen), (second, joined), (second, beside)):
+            await client.ok("detach_container", terminal_id=one.id)
+        again = await attached(second, flow, target="main")
+        await again.type("hello\r")
+        await again.shows(b"got hello\r\n")
+        logged = (await second.ok("get_logs", container_id=flow))["lines"]
+        assert ("stdout", "got hello") in [(line["stream"], line["text"]) for line in logged]
+        refused = await second.refused("attach_container", container_id=flow, target="main", command=["sh"])
+        assert refused["code"] == "invalid_request"
+        await again.type("exit\r")
+        assert await again.closed() == 7
+        assert (await second.ok("get_status", container_id=flow))["exit_code"] == 7
+        await second.ok("restart_container", container_id=flow)
+        anew = await attached(second, flow, target="main")
+        await anew.type("anew\r")
+        await anew.shows(b"got anew\r\n")
+        await second.ok("pause_container", container_id=flow)
+        await second.ok("unpause_container", container_id=flow)
+        await second.ok("delete_container", container_id=flow, force=True)
+        assert await anew.closed() in (None, 137)
+
+
+async def test_a_shutdown_ends_a_local_flow_with_its_own_terminal(
+    process_platform: Platform, started: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    service = await started(process_platform.settings())
+    client: Client = await connect(service)
+    flow = await flow_of(client, process_platform, tty=True, command=ANSWERS)
+    screen = await attached(client, flow, target="main")
+    await screen.type("here\r")
+    await screen.shows(b"got here\r\n")
+    await service.stop()
+    await screen.closed()
+    left = [path for path in Path("/proc").glob("[0-9]*/environ") if flow.encode() in _read(path)]
+    assert left == []
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

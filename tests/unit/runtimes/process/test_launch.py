@@ -129,6 +129,43 @@ def test_it_leads_a_session_and_group_of_its_own(tmp_path: Path, cgroup_procs: P
         os.waitpid(pid, 0)
 
 
+def test_with_a_terminal_it_has_it_for_its_own(tmp_path: Path, cgroup_procs: Path | None) -> None:
+    master, slave = os.openpty()
+
+    def until(words: bytes) -> None:
+        seen = b""
+        while words not in seen:
+            seen += os.read(master, 1000)
+
+    try:
+        pid = launch.spawn(
+            (
+                "sh",
+                "-c",
+                'test -t 0 && test -t 1 && test -t 2 && read -r line </dev/tty; echo "$1 $line"',
+                "sh",
+                "$x  `y`",
+            ),
+            environment={"PATH": "/usr/bin:/bin"},
+            folder=tmp_path,
+            output=slave,
+            cgroup_procs=cgroup_procs,
+            terminal=True,
+        )
+        try:
+            assert os.getsid(pid) == os.getpgid(pid) == pid
+            os.write(master, b"typed\r")
+            until(b"$x  `y` typed\r\n")
+            if cgroup_procs is not None:
+                assert cgroup_procs.read_text() == "0\n"
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
 def test_no_shell_reads_its_arguments(tmp_path: Path, cgroup_procs: Path | None) -> None:
     words = ["$(touch owned)", "two  words", "`x`", "*", "", "-n"]
     pid = spawn(tmp_path, "printf", "%s|", *words, cgroup_procs=cgroup_procs)
