@@ -12,8 +12,11 @@ from collections.abc import Sequence
 
 from flow_manager.activity.redact import MASK, Masker, looks_secret
 
-# NAME=value up to the next blank, or its quoted value; a name may have dashes before it.
-_ASSIGNED = re.compile(r"""(?P<name>-{0,2}[A-Za-z_][A-Za-z0-9_.-]*)(?P<is>=)(?P<value>"[^"]*"|'[^']*'|[^\s"';|&]+)""")
+# NAME=value up to the next blank, or its quoted value; a name may have dashes before it. Looked for at the beginning of each
+# word alone: from each of its letters on, a long word without "=" would cost its square.
+_ASSIGNED = re.compile(
+    r"""(?<![A-Za-z0-9_.-])(?P<name>[A-Za-z0-9_.-]+)(?P<is>=)(?P<value>"[^"]*"|'[^']*'|[^\s"';|&]+)"""
+)
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]*\Z")
 # Of one argument: a script of a hundred kilobytes is nobody's log entry, and takes time to look through.
 MAX_ARGUMENT = 2000

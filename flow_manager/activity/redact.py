@@ -19,12 +19,19 @@ from urllib.parse import unquote
 MASK = "***"
 # Shorter values ("test", "admin") would mask half of every text without hiding anything.
 MIN_SECRET_LENGTH = 6
+# A longer name is none that a person gave: it is not remembered (4,096 keys of a message that has a megabyte each would be
+# four gigabytes), nor divided into words.
+MAX_NAME = 256
+# A key of several lines has some dozens. Each line is looked for by itself, and those that begin alike are tried in turn.
+MAX_LINES = 500
 # Deeper data is cut off there: one more than what the strict codec takes would make an entry that no client can read.
 MAX_DEPTH = 24
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 # `scheme://user:password@host`, in running text too; the password may hold "@" only where no "/" comes before the last.
-_URL_PASSWORD = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)(?P<password>[^\s/?#]+)(?=@)")
+# Of the scheme its last character is enough: a scheme of any length, tried from each letter on, costs the square of a long
+# word's length, and the text is anybody's.
+_URL_PASSWORD = re.compile(r"(?P<before>[A-Za-z0-9+.-]://[^\s/?#:@]*:)(?P<password>[^\s/?#]+)(?=@)")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Three characters, and one is left out: of every six in a row that are somewhere in a text, three are found together.
 _EVERY_FOURTH = re.compile("(...).?", re.DOTALL)
@@ -76,9 +83,16 @@ _SECRET_PAIRS = frozenset(
 )
 
 
-@lru_cache(maxsize=4096)
 def looks_secret(name: str) -> bool:
-    """Whether what stands under this name is a secret. Word by word: AUTHOR and KEYBOARD are none."""
+    """Whether what stands under this name is a secret. Word by word: AUTHOR and KEYBOARD are none, but past `MAX_NAME`."""
+    if len(name) > MAX_NAME:
+        upper = name.upper()
+        return any(word in upper for word in _SECRET_WORDS)
+    return _looks_secret(name)
+
+
+@lru_cache(maxsize=4096)
+def _looks_secret(name: str) -> bool:
     words = [word.upper() for word in _WORD.findall(name)]
     if any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in words):
         return True
@@ -123,12 +137,12 @@ class Masker:
         """From now on masked wherever it stands. Values under six characters are not looked for."""
         self._given[value] += 1
         if self._given[value] == 1:
-            for form in _forms_of(value):
-                self._uses[form] += 1
-                head = form[:MIN_SECRET_LENGTH]
+            forms = _forms_of(value)
+            self._uses.update(forms)
+            for head, alike in _by_head(forms).items():
                 if head not in self._forms:
                     self._hints.update(_hints_of(head))
-                self._forms[head] = tuple(sorted({*self._forms.get(head, ()), form}, key=len, reverse=True))
+                self._forms[head] = tuple(sorted({*self._forms.get(head, ()), *alike}, key=len, reverse=True))
 
     def remove_secret(self, value: str) -> None:
         """Take one `add_secret` back; a value that was not given is ignored."""
@@ -137,13 +151,13 @@ class Masker:
             return
         if self._given.pop(value, 0) == 0:
             return
-        for form in _forms_of(value):
-            self._uses[form] -= 1
-            if self._uses[form] > 0:
-                continue
+        forms = _forms_of(value)
+        self._uses.subtract(forms)
+        gone = {form for form in forms if self._uses[form] <= 0}
+        for form in gone:
             del self._uses[form]
-            head = form[:MIN_SECRET_LENGTH]
-            left = tuple(known for known in self._forms[head] if known != form)
+        for head, alike in _by_head(gone).items():
+            left = tuple(known for known in self._forms[head] if known not in alike)
             if left:
                 self._forms[head] = left
             else:
@@ -237,10 +251,17 @@ def _hints_of(head: str) -> list[str]:
     return [head[place : place + 3] for place in range(MIN_SECRET_LENGTH - 2)]
 
 
+def _by_head(forms: set[str]) -> dict[str, set[str]]:
+    heads: dict[str, set[str]] = {}
+    for form in forms:
+        heads.setdefault(form[:MIN_SECRET_LENGTH], set()).add(form)
+    return heads
+
+
 def _forms_of(value: str) -> set[str]:
     """As it may turn up: itself, line by line (a key of several lines in a log), inside JSON text, out of a URL; without the
-    newline that files end with."""
+    newline that files end with. Of the lines the first `MAX_LINES`."""
     plain = value.strip()
-    lines = [line.strip() for line in plain.splitlines()]
+    lines = [line.strip() for line in plain.splitlines()[:MAX_LINES]]
     forms = {plain, *lines, json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1], unquote(plain)}
     return {form for form in forms if len(form) >= MIN_SECRET_LENGTH}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import sys
@@ -78,6 +79,10 @@ def serve(
         "state_dir": state_dir,
         "sockets_dir": sockets_dir,
     }
+    # What ends the process from below Python (a library's segmentation fault) shows where each thread was. Not where the
+    # caller has turned it on, nor without a standard error.
+    if not faulthandler.is_enabled() and sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)
     try:
         loaded = load_with_notes(flags, os.environ, config)
         for note in loaded.notes:

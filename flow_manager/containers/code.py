@@ -119,8 +119,10 @@ class CodeStore:
 
         def work() -> None:
             shutil.rmtree(self.folder(flow_id), ignore_errors=True)
-            for kept in self._root.glob(f".{flow_id}.*"):
-                shutil.rmtree(kept, ignore_errors=True)
+            # Not by `glob`, which keeps a compiled pattern of each flow that there ever was.
+            if self._root.is_dir():
+                for kept in [kept for kept in self._root.iterdir() if kept.name.startswith(f".{flow_id}.")]:
+                    shutil.rmtree(kept, ignore_errors=True)
 
         await asyncio.to_thread(work)
 

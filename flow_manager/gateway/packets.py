@@ -23,6 +23,8 @@ RESERVED_EVENTS = frozenset(
 MAX_EVENT_NAME = 128
 # The brackets, quotes and event's name around the payload, which don't count as payload.
 ENVELOPE = 256
+# What a CONNECT may carry: a token, and what a client's own fields add. It is read before anybody has proved who they are.
+MAX_CONTROL = 64 * 1024
 # Type, attachments, namespace, acknowledgement id. A JavaScript client counts ids from 0: 15 digits outlast any connection.
 _HEADER = re.compile(rb"([0-6])(?:([0-9]{1,10})-)?(?:(/[^,]{0,255})(?:,|\Z))?([0-9]{0,15})(?![0-9])")
 
@@ -159,6 +161,9 @@ class StrictPacket(packet.Packet):  # type: ignore[misc]
         self.packet_type, self.namespace, self.id = header.type, header.namespace, header.id
         if header.attachments:
             self.refusal = InvalidRequest("this packet takes no binary data", attachments=header.attachments)
+        elif len(header.body) > MAX_CONTROL:
+            reason = f"the packet has {len(header.body)} bytes; at most {MAX_CONTROL} are taken"
+            self.refusal = PayloadTooLarge(reason, limit=MAX_CONTROL, size=len(header.body))
         elif header.body:
             try:
                 self.data = strict_json.loads(header.body)

@@ -18,6 +18,10 @@ MAX_SAFE_INTEGER = 2**53 - 1
 # a closer look. A regular expression for the digits alone cost more than the parsing.
 _OUTLINE = bytes(48 if byte in b"0123456789" else 91 if byte in b"[{" else 32 for byte in range(256))
 _LONG_DIGITS = b"0" * 16
+# For the depth alone: every bracket becomes a square one, all else goes.
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+# Only for text that was parsed: where a string has no end, each of its quotes would be tried as the beginning of one.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NUMBER = re.compile(rb"-?(?P<digits>[0-9]+)(?P<fraction>[.eE][0-9eE+.-]*)?")
 
@@ -40,14 +44,14 @@ def loads(raw: str | bytes | bytearray | memoryview) -> Any:
             raise JsonRefused("text holds a lone surrogate") from None
     else:
         data = bytes(raw)
-    # Counting openers is far cheaper than walking: only text that could be too deep is walked.
+    try:
+        value = orjson.loads(data)  # has a limit of its own, of 1024 levels
+    except orjson.JSONDecodeError as exc:
+        raise JsonRefused(f"not JSON: {exc.msg} at character {exc.pos}") from None
+    # Counting openers is far cheaper than a closer look: that is for text that could be too deep.
     outline = data.translate(_OUTLINE)
     if outline.count(b"[") > MAX_DEPTH:
         _check_depth(data)
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise JsonRefused(f"not JSON: {exc.msg} at character {exc.pos}") from None
     if outline.find(_LONG_DIGITS) >= 0:
         _check_integers(data)
     return value
@@ -70,14 +74,12 @@ def dumps(value: Any, **_options: Any) -> str:
 
 
 def _check_depth(data: bytes) -> None:
-    depth = 0
-    for byte in _STRING.sub(b"", data):
-        if byte in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise JsonRefused(f"more than {MAX_DEPTH} levels deep")
-        elif byte in b"]}":
-            depth -= 1
+    left = _STRING.sub(b"", data).translate(_SQUARE, _NO_BRACKET)
+    for _ in range(MAX_DEPTH):
+        left = left.replace(b"[]", b"")  # the innermost level goes
+        if not left:
+            return
+    raise JsonRefused(f"more than {MAX_DEPTH} levels deep")
 
 
 def _check_integers(data: bytes) -> None:

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow_manager.activity.redact import MASK, Masker, looks_secret, secrets_of_environment
+from flow_manager.activity import redact
+from flow_manager.activity.redact import (
+    MASK,
+    MAX_LINES,
+    Masker,
+    looks_secret,
+    mask_url_passwords,
+    secrets_of_environment,
+)
 from flow_manager.util.strict_json import dumps, loads
 
 
@@ -208,3 +216,31 @@ def test_a_value_of_several_lines_is_masked_line_by_line() -> None:
     masker.add_environment({"TLS_PRIVATE_KEY": "-----BEGIN KEY-----\nMIIEvQIBADANBg\n-----END KEY-----\n"})
     assert masker.mask_text("MIIEvQIBADANBg") == "***"
     assert masker.mask_text("key: -----BEGIN KEY-----") == "key: ***"
+
+
+@pytest.mark.parametrize("text", ["a" * 60_000 + " ://", "://u:" + "c" * 60_000, "://" * 60_000, "a://b:" * 60_000])
+def test_looking_for_passwords_in_urls_takes_no_longer_than_the_text(text: str) -> None:
+    began = time.process_time()
+    mask_url_passwords(text)
+    assert time.process_time() - began < 1
+
+
+def test_a_name_of_any_length_is_judged_at_once_and_only_those_of_people_are_remembered() -> None:
+    before = redact._looks_secret.cache_info().currsize
+    began = time.process_time()
+    assert not looks_secret("Xy" * 500_000)
+    assert looks_secret("Xy" * 500_000 + "_PASSWORD")
+    assert time.process_time() - began < 1
+    assert redact._looks_secret.cache_info().currsize == before
+
+
+def test_a_secret_of_very_many_lines_costs_its_length() -> None:
+    lines = [f"begin-{number}" for number in range(20_000)]
+    masker = Masker()
+    began = time.process_time()
+    masker.add_secret("\n".join(lines))
+    assert masker.mask_text(f"<{lines[0]}> <{lines[MAX_LINES - 1]}>") == f"<{MASK}> <{MASK}>"
+    assert masker.mask_text("\n".join(lines)) == MASK
+    masker.remove_secret("\n".join(lines))
+    assert time.process_time() - began < 1
+    assert masker.mask_text(lines[0]) == lines[0]

@@ -93,6 +93,18 @@ def test_it_says_where_it_listens_and_ends_in_order(short: Path) -> None:
     assert list((short / "s").rglob("*.sock")) == []
 
 
+def test_a_crash_below_python_says_where_each_thread_was(short: Path) -> None:
+    process = serving(short)
+    try:
+        first_line(process)
+    finally:
+        process.send_signal(signal.SIGSEGV)
+        _, err = end(process)
+    assert process.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in err
+    assert "flow_manager/cli/serve.py" in err
+
+
 def test_a_second_service_on_the_same_folder_is_refused(short: Path) -> None:
     process = serving(short)
     try:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flow_manager.errors import InvalidRequest
-from flow_manager.gateway.packets import RESERVED_EVENTS, Event, StrictPacket, read_event, read_header
+from flow_manager.gateway.packets import MAX_CONTROL, RESERVED_EVENTS, Event, StrictPacket, read_event, read_header
 
 LIMIT = 1000
 
@@ -111,3 +111,12 @@ def test_the_librarys_packet_class_waits_for_no_attachment():
 def test_the_librarys_packet_class_still_writes_what_clients_read():
     assert StrictPacket(0, {"sid": "x"}, namespace="/").encode() == '0{"sid":"x"}'
     assert StrictPacket(4, data={"message": "no"}, namespace="/a").encode() == '4/a,{"message":"no"}'
+
+
+def test_a_connect_is_measured_before_it_is_parsed():
+    """Nobody has proved who they are by then; four megabytes of brackets took most of a second."""
+    assert StrictPacket(encoded_packet='0{"token":"' + "x" * 1000 + '"}').refusal is None
+    packet = StrictPacket(encoded_packet="0" + "[" * MAX_CONTROL + "]")
+    assert packet.data is None
+    assert packet.refusal is not None
+    assert (packet.refusal.code, packet.refusal.details["limit"]) == ("payload_too_large", MAX_CONTROL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -55,6 +56,33 @@ def test_plain_data_survives_there_and_back(value: Any) -> None:
 def test_what_no_client_could_read_back_is_refused(text: str) -> None:
     with pytest.raises(JsonRefused):
         strict_json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 33 + b'"' + b'\\"' * 20_000,  # a string without an end, in which each quote could begin one
+        b"[" * 33 + b'"' * 20_001,
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"-" * 100_000,
+        b"[" + b"9" * 100_000 + b"]",
+    ],
+)
+def test_text_that_is_made_to_take_long_is_refused_at_once(text: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(JsonRefused):
+        strict_json.loads(text)
+    assert time.process_time() - began < 1
+
+
+def test_depth_is_that_of_the_deepest_place_however_many_brackets_there_are() -> None:
+    flat = b"[" + b'{"[":[]},' * 1000 + b"1]"
+    assert len(strict_json.loads(flat)) == 1001
+    deep = b"[" * 31 + b'{"]":0}' + b"]" * 31
+    assert strict_json.loads(deep)
+    with pytest.raises(JsonRefused, match="32 levels"):
+        strict_json.loads(b"[" + flat + b"," + b"[" + deep + b"]]")
 
 
 def test_text_that_is_no_utf8_is_refused() -> None:
