@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -109,7 +110,8 @@ class Service:
         try:
             await self._start()
         except BaseException:
-            await self._close_all()
+            with suppress(Exception):  # why it could not start is the one to tell
+                await self._close_all()
             raise
 
     async def _start(self) -> None:
@@ -248,11 +250,21 @@ class Service:
         await self._close_all()
 
     async def _close_all(self) -> None:
+        """Every step, also after one that failed: what it left open (the store's thread) would keep the process for ever.
+
+        :raises Exception: the first that a step raised, when all is closed.
+        """
+        failed: Exception | None = None
         while self._undo:
             step = self._undo.pop()
-            result = step()
-            if asyncio.iscoroutine(result):
-                await result
+            try:
+                result = step()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def _open_runtimes(self) -> None:
         if self._given is not None:

@@ -12,7 +12,7 @@ from flow_manager.contract import requests
 from flow_manager.contract.models import ContainerStatus, FlowState, IdlePolicy
 from flow_manager.contract.principal import Principal
 from flow_manager.contract.wake import IdleExplanation, WakeEvent, WakeHistory
-from flow_manager.errors import ContainerNotFound, InvalidRequest, Unsupported
+from flow_manager.errors import ContainerNotFound, FlowManagerError, InvalidRequest, Unsupported
 from flow_manager.idle import outage, sleeping
 from flow_manager.idle.dependencies import Node, find_cycle, in_words
 from flow_manager.idle.keeper import Keeper, WaitsForReadiness
@@ -66,7 +66,13 @@ class IdleRegistry:
                 watcher.removed()
         await keeper.end_tasks()
         keeper.wheel.close()
-        await keeper.flush(everything=True)
+        try:
+            await keeper.flush(everything=True)
+        except FlowManagerError as error:
+            # A full disk must not keep the service from ending; the last use that was stored before counts.
+            self._core.log.log_notice(
+                "when flows were last used could not be stored", warning=True, reason=error.message
+            )
         self._listeners.clear()
         # What ends from here on ends with the service: nobody is to make a failure of it.
         self._core.observer = NoObserver()

@@ -18,7 +18,7 @@ import pytest
 import socketio
 
 from flow_manager.app import Service
-from flow_manager.errors import SettingsRefused, StateFolderLocked
+from flow_manager.errors import DiskFull, SettingsRefused, StateFolderLocked
 from flow_manager.settings.runtime import RuntimeSettings
 from flow_manager.testing import eventually
 from tests.e2e.conftest import Platform, running
@@ -168,6 +168,37 @@ async def test_two_services_cannot_share_a_state_folder(memory_platform: Platfor
     async with running(memory_platform.settings()):
         with pytest.raises(StateFolderLocked):
             await Service(memory_platform.settings()).start()
+
+
+async def test_a_service_whose_disk_is_full_ends_all_the_same(
+    memory_platform: Platform, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise DiskFull("the disk that holds the manager's state is full")
+
+    async with running(memory_platform.settings()) as service:
+        client = await connect(service)
+        flow = await client.ok("create_container", start=True, idle={"idle_timeout": 60}, **memory_platform.sleeper)
+        await client.ok("start_container", container_id=flow["id"], wait="ready")
+        monkeypatch.setattr("flow_manager.store.flows.SqlFlows.used", full)
+        await service.stop()
+    # Its folder is free again, its threads have ended.
+    async with running(memory_platform.settings()) as other:
+        assert other.port
+
+
+async def test_all_is_closed_though_a_step_of_the_end_fails(memory_platform: Platform) -> None:
+    service = Service(memory_platform.settings())
+    await service.start()
+
+    async def fails() -> None:
+        raise ZeroDivisionError("a bug")
+
+    service._undo.append(fails)
+    with pytest.raises(ZeroDivisionError):
+        await service.stop()
+    async with running(memory_platform.settings()) as other:
+        assert other.port
 
 
 async def test_a_start_that_is_refused_leaves_nothing_open(memory_platform: Platform) -> None:
