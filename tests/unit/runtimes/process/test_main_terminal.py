@@ -309,6 +309,23 @@ async def test_a_pause_freezes_a_shells_jobs_too_and_they_go_on_as_they_were(
     assert not alive(other)
 
 
+async def test_a_shell_that_starts_job_after_job_can_be_frozen_every_time(
+    provider: ProcessProvider, harness: ProcessHarness
+) -> None:
+    spec = harness.spec("sleeps", command=("/bin/sh", "-i"), tty=True, environment={"ENV": "", **HOMELESS})
+    id = await begun(provider, spec)
+    async with opened(provider, id, main=True) as screen:
+        await screen.terminal.write(b"echo be''gun; while /bin/true; do :; done\r")
+        await screen.shows(b"begun\r\n")
+        for _ in range(30):
+            assert (await provider.pause(id)).state == "paused"
+            assert all(member.frozen for member in kernel.sessions()[leader_of(id)])
+            assert (await provider.unpause(id)).state == "running"
+        await provider.kill(id)
+        await screen.ends()
+        assert b"topped" not in screen.seen
+
+
 # --- who looks, and who does not --------------------------------------------------------------------------------------
 
 
