@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from flow_manager.errors import ContainerNotFound
-from flow_manager.runtimes.base import LABEL_ENABLE, LABEL_ID, LABEL_INSTANCE, Observation
+from flow_manager.runtimes.base import (
+    CHANNEL_FOLDER_IN_CONTAINER,
+    CODE_FOLDER_IN_CONTAINER,
+    LABEL_ENABLE,
+    LABEL_ID,
+    LABEL_INSTANCE,
+    Observation,
+)
 from flow_manager.runtimes.docker.client import Answer, EngineClient
 from flow_manager.runtimes.docker.errors import KIND, Subject, translated
 from flow_manager.runtimes.docker.glance import agrees
@@ -23,29 +30,41 @@ from flow_manager.runtimes.docker.whereabouts import EngineHost
 READ_SECONDS = 10.0
 # Inspects of a list that are under way at the same time: more only wait in the engine.
 LIST_WIDTH = 8
+# What the manager mounts itself, maybe by a path that only the engine's host knows.
+_MANAGERS_OWN = (CHANNEL_FOLDER_IN_CONTAINER, CODE_FOLDER_IN_CONTAINER)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """What never changes about a container, remembered so that a verb is one engine call and not two."""
+    """What never changes about a container, remembered so that a verb is one engine call and not two.
+
+    `volumes`: the host's folders in a flow of ours that clients named, as they really were when it was made.
+    """
 
     flow_id: str
     runtime_id: str
     stop_signal: str
     tty: bool
     network: str
+    volumes: tuple[str, ...] = ()
 
 
-def handle_of(data: Mapping[str, Any], flow_id: str) -> Handle:
+def handle_of(data: Mapping[str, Any], flow_id: str, *, adopted: bool = False) -> Handle:
     return Handle(
         flow_id=flow_id,
         runtime_id=text(data["Id"]),
         stop_signal=text(dig(data, "Config", "StopSignal")) or "SIGTERM",
         tty=dig(data, "Config", "Tty") is True,
         network=text(dig(data, "HostConfig", "NetworkMode")),
+        volumes=() if adopted else _volumes_of(data),
     )
+
+
+def _volumes_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    mounts = [mount for mount in dig(data, "HostConfig", "Mounts") or () if dig(mount, "Type") == "bind"]
+    return tuple(text(dig(mount, "Source")) for mount in mounts if dig(mount, "Target") not in _MANAGERS_OWN)
 
 
 class Containers:
@@ -83,7 +102,7 @@ class Containers:
         seen = observe(data, identity)
         if self._elsewhere is not None:
             seen = replace(seen, engine_host=self._elsewhere.address)
-        handle = handle_of(data, seen.id)
+        handle = handle_of(data, seen.id, adopted=identity.adopted)
         self._handles[seen.id] = handle
         self._flows[handle.runtime_id] = seen.id
         self._seen[seen.id] = seen

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from aiodocker.exceptions import DockerError
 
-from flow_manager.errors import Conflict, StartFailed
+from flow_manager.errors import Conflict, PathNotAllowed, StartFailed
 from flow_manager.runtimes.base import LABEL_TENANT, Observation
 from flow_manager.runtimes.docker.containers import Containers, Handle
 from flow_manager.runtimes.docker.ending import Ending
@@ -31,7 +33,8 @@ class Starter:
         self._timeout = timeout
 
     async def start(self, handle: Handle) -> Observation:
-        """:raises ContainerNotFound, StartFailed, PortInUse, Conflict, RuntimeUnavailable:"""
+        """:raises ContainerNotFound, StartFailed, PortInUse, Conflict, RuntimeUnavailable, PathNotAllowed:"""
+        refuse_moved(handle.volumes)
         for _ in range(MAX_ROUNDS):
             status = await self._post(handle)
             seen = await self._containers.inspect(handle.flow_id)
@@ -78,3 +81,18 @@ class Starter:
             )
         self._suspects.pop(handle.runtime_id, None)
         return seen
+
+
+def refuse_moved(volumes: tuple[str, ...]) -> None:
+    """The engine follows links when it mounts, at each start; what was allowed is the folder that was there at the create.
+
+    A flow that may write into a root could put a link to anywhere in the place of another flow's folder in between. (What
+    changes within the milliseconds between this look and the engine's own is not seen.)
+
+    :raises PathNotAllowed:
+    """
+    for source in volumes:
+        if os.path.realpath(source) != source:
+            raise PathNotAllowed(
+                f"'{source}' was a folder when the flow was made, and leads elsewhere now", path=source
+            )

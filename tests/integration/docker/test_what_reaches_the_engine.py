@@ -245,6 +245,25 @@ async def test_a_read_only_volume_is_read_only(lab: DockerHarness, docker: Docke
     assert not (tmp_path / "x").exists()
 
 
+async def test_a_link_that_took_the_place_of_a_volumes_folder_is_not_followed_at_the_start(
+    lab: DockerHarness, docker: DockerProvider, tmp_path: Path
+) -> None:
+    given, other = tmp_path / "given", tmp_path / "other"
+    given.mkdir()
+    other.mkdir()
+    spec = lab.spec("sleeps", mounts=(Mount(given, "/data"),))
+    await docker.create(spec)
+    given.rmdir()
+    given.symlink_to(other)
+    with pytest.raises(errors.PathNotAllowed) as caught:
+        await docker.start(spec.id)
+    assert caught.value.details["path"] == str(given)
+    assert not (await docker.inspect(spec.id)).running
+    given.unlink()
+    given.mkdir()
+    await docker.start(spec.id)
+
+
 async def test_ports_are_published_on_loopback_alone(lab: DockerHarness, docker: DockerProvider) -> None:
     spec = lab.spec("serves")
     await run(docker, spec)
