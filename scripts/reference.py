@@ -281,6 +281,7 @@ FURTHER_TYPES = {
     "bad_frame": "A flow sent lines that can't be read; at most one entry a minute.",
     "operation_waiting": "An operation is held up by something outside that the manager can't end (a backup's lock): what it is.",
     "labels_changed": "The lines in the notes of an adopted Proxmox VE container were edited, and count now; `idle`: what they say of sleep, where that changed.",
+    "flow_unreachable": "Where a flow is nobody answers (a Proxmox VE node that is offline): its status is `stale` until it is back.",
     "container_recreated": "An adopted container was made anew by whoever owns it.",
     "flow_busy": "A flow said that it is busy, and is kept awake.",
     "flow_failed": "A flow that was awake failed: its liveness, its health, or its end.",

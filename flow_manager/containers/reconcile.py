@@ -106,9 +106,11 @@ class Reconciler:
     async def _on_event(self, runtime: Runtime, event: RuntimeEvent) -> None:
         if event.type == "resync":
             await self.resync(runtime)
+        elif event.type == "unavailable" and event.id is not None:
+            self._out_of_reach(runtime, event)
         elif event.type == "unavailable":
             self._gone_away(runtime, event.reason)
-        elif event.type == "available":
+        elif event.type == "available" and event.id is None:
             self._came_back(runtime)
         elif event.type in ("waiting", "waited"):
             self._held_up(runtime, event)
@@ -153,6 +155,22 @@ class Reconciler:
                 actor=ACTOR,
                 details={"operation": entry.operation, "waiting_for": reason},
             )
+
+    def _out_of_reach(self, runtime: Runtime, event: RuntimeEvent) -> None:
+        """The runtime answers, but where this flow is nobody does: its state is the last known."""
+        core, entry = self._core, self._core.table.get(event.id or "")
+        if entry is None or entry.runtime is not runtime or entry.stale:
+            return
+        entry.stale = True
+        core.tell(entry)
+        reason = event.reason or "no answer"
+        core.activity.log_user_activity(
+            "flow_unreachable",
+            f"flow *{entry.record.name}* is out of reach: {reason}",
+            flow=entry.ref,
+            actor=ACTOR,
+            details={"reason": reason},
+        )
 
     def _gone_away(self, runtime: Runtime, reason: str | None) -> None:
         for entry in self._core.table:

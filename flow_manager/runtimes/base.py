@@ -183,7 +183,8 @@ RuntimeEventType = Literal[
 
 @dataclass(frozen=True, slots=True)
 class RuntimeEvent:
-    """Something that happened. `id` is None for `resync`, `unavailable` and `available`, which concern the whole runtime.
+    """Something that happened. `id` is None for `resync`, and for `unavailable` and `available` of the whole runtime; with an id
+    these say that this one flow can't be asked for now, or can again.
 
     A hint, not the truth: whoever gets one looks again (`inspect`). `cause` of a `died`, where it is known: `exit`, `oom`,
     or `stop`: a person or another tool ended it. None for an end that this manager itself brought about.

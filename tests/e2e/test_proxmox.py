@@ -470,3 +470,46 @@ async def test_what_a_client_named_does_what_the_client_said_whatever_its_notes_
     await until(taken_in, "its notes were read again", patience=30)
     [flow] = await client.ok("list_containers")
     assert (flow["hosts"], flow["idle"]["idle_timeout"]) == ([], 600)
+
+
+async def test_a_flow_whose_node_is_offline_is_stale_and_its_wake_says_why_at_once(
+    started: Callable[..., Any], connect: Callable[..., Any], pve: Emulator, short_folder: Path
+) -> None:
+    up = pve.add_container("pve2", name="up", running=True)
+    asleep = pve.add_container("pve2", name="asleep")
+    here = pve.add_container("pve1", name="here")
+    chosen = settings(short_folder, pve)
+    service = await started(chosen)
+    client = await connect(service)
+    for vmid in (up, asleep, here):
+        await client.ok("create_container", proxmox={"vmid": vmid}, port=HTTP_PORT, idle={"wake_timeout": 120})
+    pve.faults.node_offline("pve2")
+
+    async def stale(expected: set[str]) -> bool:
+        flows = ("up", "asleep", "here")
+        return {each for each in flows if (await client.ok("get_status", container_id=each))["stale"]} == expected
+
+    await until(lambda: stale({"up", "asleep"}), "what is known of the two is old", patience=30)
+    assert (await state_of(client, "up"))[0] == "running"
+    assert (await state_of(client, "asleep"))[0] == "stopped"
+    async with asyncio.timeout(20):
+        refused = await client.refused("wake_container", container_id="asleep")
+    assert refused["code"] == "runtime_unavailable", refused
+    assert "its node 'pve2' is offline" in refused["message"], refused
+    status, text = await fetch(service, "asleep.localhost")
+    assert (status, "pve2" in text) == (503, True), text
+    assert (await fetch(service, "here.localhost"))[0] == 200
+
+    # A manager that starts meanwhile takes neither for gone.
+    await client.close()
+    await service.stop()
+    service = await started(chosen)
+    client = await connect(service)
+    await until(lambda: stale({"up", "asleep"}), "what was known of the two is old", patience=30)
+    assert len(await client.ok("list_containers")) == 3
+    pve.faults.node_online("pve2")
+    await until(lambda: stale(set()), "all are seen again", patience=30)
+    assert (await state_of(client, "up"))[0] == "running"
+    assert (await client.ok("wake_container", container_id="asleep"))["state"] == "running"
+    lost = await client.ok("list_activity", types=["container_lost", "container_died", "container_released"])
+    assert lost["entries"] == []

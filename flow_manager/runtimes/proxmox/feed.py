@@ -15,6 +15,7 @@ from datetime import datetime
 from flow_manager.errors import ContainerNotFound, FlowManagerError, RuntimeRefused, RuntimeUnavailable
 from flow_manager.runtimes.base import RuntimeEvent, RuntimeEventType
 from flow_manager.runtimes.hub import EventHub
+from flow_manager.runtimes.proxmox.absent import Absent
 from flow_manager.runtimes.proxmox.client import KIND
 from flow_manager.runtimes.proxmox.errors import translate
 from flow_manager.runtimes.proxmox.failure import CallFailed
@@ -46,6 +47,7 @@ class Feed:
 
     def __init__(self, inventory: Inventory, nodes: Nodes, tasks: Tasks, hub: EventHub, *, interval: float) -> None:
         self._inventory, self._nodes, self._tasks, self._hub = inventory, nodes, tasks, hub
+        self._absent = Absent(inventory, nodes, hub)
         self._interval = interval
         self._looks = 0
         self._task: asyncio.Task[None] | None = None
@@ -126,7 +128,8 @@ class Feed:
             if known.let_go and flow_id not in inventory.known:
                 self.tell("removed", known)
         doubted = [known for known in inventory.known.values() if self._differs(known, rows.get(known.vmid))]
-        if doubted:
+        await self._absent.see(rows)
+        if doubted := [known for known in doubted if not known.away]:
             await self._verify(doubted)
 
     def _tell_of_edits(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from flow_manager.runtimes.proxmox.errors import Subject, translate, translated
 from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.identity import Judge
 from flow_manager.runtimes.proxmox.known import Known, written
+from flow_manager.runtimes.proxmox.nodes import Nodes
 from flow_manager.runtimes.proxmox.resources import Row, row, tags_of, text
 from flow_manager.util.clock import Clock
 
@@ -31,13 +33,24 @@ JUST_SECONDS = 1.5
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """One whose config was read and is nothing to us, or could not be read (`readable` False); `away`: for its node's sake."""
+
+    at: float
+    tags: frozenset[str]
+    readable: bool
+    away: bool = False
+
+
 class Inventory:
     """Finds and reads. What the server says of every container at once is kept in `rows`."""
 
     def __init__(
-        self, client: PveClient, judge: Judge, claims: Claims, clock: Clock, *, emulated: bool = False
+        self, client: PveClient, nodes: Nodes, judge: Judge, claims: Claims, clock: Clock, *, emulated: bool = False
     ) -> None:
         self._client = client
+        self._nodes = nodes
         self._claims = claims
         self._clock = clock
         self.judge = judge
@@ -45,8 +58,7 @@ class Inventory:
         self.known: dict[str, Known] = {}
         self.rows: dict[int, Row] = {}
         self._by_vmid: dict[int, Known] = {}
-        # vmid → when its config could last not be read, or was read and is nothing to us, with the tags that it had then.
-        self._passed_over: dict[int, tuple[float, frozenset[str], bool]] = {}
+        self._passed_over: dict[int, PassedOver] = {}
         self._scanning = asyncio.Lock()
         # Those whose config was found changed: whoever tells of it takes them out.
         self.rewritten: list[Known] = []
@@ -79,10 +91,12 @@ class Inventory:
             now = self._clock.monotonic()
             wanted = [one for one in rows if one.vmid in again or self._worth_reading(one, now, fresh)]
             width = asyncio.Semaphore(WIDTH)
+            # One that does not answer is not asked for each of its hundreds.
+            away: set[str] = set()
 
             async def read(one: Row) -> Known | None:
                 async with width:
-                    return await self._read(one)
+                    return await self._read(one, away)
 
             read_ones = await asyncio.gather(*(read(one) for one in wanted), return_exceptions=True)
             for failed in read_ones:
@@ -103,12 +117,19 @@ class Inventory:
         passed = self._passed_over.get(one.vmid)
         if passed is None or fresh:
             return True
-        at, tags, readable = passed
+        if passed.away and one.status != "unknown":
+            return True  # its node is back
         # One that was read and is none of ours stays so until its tags change; another manager's is not read for ever.
-        return tags != one.tags or (not readable and now - at > RETRY_SECONDS)
+        return passed.tags != one.tags or (not passed.readable and now - passed.at > RETRY_SECONDS)
 
-    async def _read(self, one: Row) -> Known | None:
-        """Take in one container; the Known only when it is new."""
+    async def _read(self, one: Row, away: set[str]) -> Known | None:
+        """Take in one container; the Known only when it is new. `away`: nodes that did not answer just now.
+
+        :raises FlowManagerError: the server itself can't be used.
+        """
+        if one.node in away:
+            self._passed_over_for_its_node(one)
+            return None
         try:
             config = await self._client.get(f"nodes/{one.node}/lxc/{one.vmid}/config", current=1)
         except CallFailed as failed:
@@ -116,11 +137,20 @@ class Inventory:
             if known is not None and failed.status != 401:
                 known.read_at, known.read_tags = self._clock.monotonic(), one.tags
                 return None  # what is known of it holds; its turn comes again
+            if failed.passing and one.status == "unknown":
+                # The cluster has no news of it either: that is its node, and must not hold up the others' flows.
+                away.add(one.node)
+                self._passed_over_for_its_node(one)
+                return None
             if failed.passing or failed.status == 401:
                 raise translate(failed) from None
-            self._passed_over[one.vmid] = (self._clock.monotonic(), one.tags, False)
+            self._passed_over[one.vmid] = PassedOver(self._clock.monotonic(), one.tags, False)
             return None
         return self.take(one, config if isinstance(config, dict) else {})
+
+    def _passed_over_for_its_node(self, one: Row) -> None:
+        if one.vmid not in self._by_vmid:
+            self._passed_over[one.vmid] = PassedOver(self._clock.monotonic(), one.tags, False, away=True)
 
     def take(self, one: Row, config: dict[str, Any]) -> Known | None:
         """What its config says of it. None when it is nothing to us, or known already."""
@@ -128,7 +158,7 @@ class Inventory:
         identity = self.judge.identity(one.vmid, tags_of(config), labels, claimed=self._claims.names(one.vmid))
         known = self._by_vmid.get(one.vmid)
         if identity is None or config.get("template") in (1, "1"):
-            self._passed_over[one.vmid] = (self._clock.monotonic(), one.tags, True)
+            self._passed_over[one.vmid] = PassedOver(self._clock.monotonic(), one.tags, True)
             if known is not None:
                 known.let_go = True
                 self.forget(known)
@@ -192,14 +222,20 @@ class Inventory:
             known = self.known.get(flow_id)
         if known is None:
             raise self._why_not(flow_id)
+        if known.away and await self._nodes.is_offline(known.node):
+            raise silent(known.node, "is offline")
         return known
 
     def _why_not(self, flow_id: str) -> FlowManagerError:
         one = next((one for one in self.rows.values() if self.judge.derived(one.vmid) == flow_id), None)
         if one is None:
-            return ContainerNotFound(flow_id, kind=KIND)
+            # Which flow a container of our own is stands in its notes alone.
+            hidden = {row.node for row in self.rows.values() if (it := self._passed_over.get(row.vmid)) and it.away}
+            return silent(min(hidden)) if hidden else ContainerNotFound(flow_id, kind=KIND)
         passed = self._passed_over.get(one.vmid)
-        if passed is not None and not passed[2]:
+        if passed is not None and passed.away:
+            return silent(one.node)
+        if passed is not None and not passed.readable:
             reason = f"the container {one.vmid} can't be read"
             return RuntimeUnavailable(reason, kind=KIND, reason=reason)
         # It is there, and nobody asks (any more) that it be managed.
@@ -209,16 +245,21 @@ class Inventory:
         """`act`, which uses `known.path`; once more where the container has moved to another node.
 
         Safe for every verb: a node that does not have the container has not acted upon it.
+
+        :raises RuntimeUnavailable: its node is offline. :raises CallFailed: whatever else went wrong.
         """
         try:
             return await act()
         except CallFailed as failed:
             error = translate(failed, subject)
-            if not (isinstance(error, ContainerNotFound) or failed.status in (595, 596)):
+            unreached = failed.status in (595, 596)
+            if not (isinstance(error, ContainerNotFound) or unreached):
                 raise
-            if not await self.relocate(known):
-                raise
-            return await act()
+            if await self.relocate(known):
+                return await act()
+            if unreached and await self._nodes.is_offline(known.node):
+                raise silent(known.node, "is offline") from None
+            raise
 
     async def relocate(self, known: Known) -> bool:
         """Where is it now? True when it is elsewhere than was thought. :raises ContainerNotFound: nowhere."""
@@ -287,3 +328,8 @@ class Inventory:
         if known.state == "running" and found:
             known.addresses = found
         return known.addresses != before
+
+
+def silent(node: str, what: str = "does not answer") -> RuntimeUnavailable:
+    reason = f"its node '{node}' {what}"
+    return RuntimeUnavailable(reason, kind=KIND, reason=reason)

@@ -84,6 +84,8 @@ class Known:
     # When its node's list last told of it, in monotonic seconds.
     listed_at: float = float("-inf")
     removed: bool = False
+    # Its node is offline: all of this is old news.
+    away: bool = False
     emulated: bool = False
     # Its owner took the tag, or the lines, away.
     let_go: bool = False

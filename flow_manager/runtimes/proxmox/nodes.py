@@ -15,6 +15,8 @@ from flow_manager.runtimes.proxmox.resources import Row, text, whole
 
 # The first release that knows OCI images, and `env` and `entrypoint` of a container.
 OCI_SINCE = (9, 1)
+# What the cluster said of its nodes so short a time ago still holds.
+JUST_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,10 @@ class Nodes:
         self.release = ""
         self.cluster_name: str | None = None
         self.names: tuple[str, ...] = ()
+        # Of the last look, which was at this moment of the loop's clock.
+        self.offline: frozenset[str] = frozenset()
+        self._looked_at = float("-inf")
+        self._looking = asyncio.Lock()
 
     async def look(self) -> list[Node]:
         """:raises FlowManagerError:"""
@@ -55,7 +61,16 @@ class Nodes:
             if isinstance(item, Mapping) and text(item.get("node"))
         ]
         self.names = tuple(sorted(node.name for node in found))
+        self.offline = frozenset(node.name for node in found if not node.online)
+        self._looked_at = asyncio.get_running_loop().time()
         return found
+
+    async def is_offline(self, name: str) -> bool:
+        """As of a moment ago: of hundreds that ask at once, one call is made. :raises FlowManagerError:"""
+        async with self._looking:
+            if asyncio.get_running_loop().time() - self._looked_at > JUST_SECONDS:
+                await self.look()
+            return name in self.offline
 
     async def begin(self) -> None:
         """Version, nodes, and the cluster's name where the login may see it. Asked once. :raises FlowManagerError:"""

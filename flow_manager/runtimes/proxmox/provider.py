@@ -83,10 +83,10 @@ class ProxmoxProvider(NothingInside):
         declared = frozenset(flow.vmid for flow in flows if flow.vmid is not None)
         self._claims = Claims(state_dir / "runtimes" / f"{name}.json", declared)
         judge = Judge(name, instance, bool(settings.adopt))
-        self._inventory = Inventory(
-            self.client, judge, self._claims, clock or SystemClock(), emulated=settings.emulated
-        )
         self.nodes = Nodes(self.client, settings.nodes)
+        self._inventory = Inventory(
+            self.client, self.nodes, judge, self._claims, clock or SystemClock(), emulated=settings.emulated
+        )
         tasks = Tasks(self.client)
         self._hub = EventHub()
         orders = Orders(self.client, self._inventory, tasks, self._hub, timeout=limits.operation_timeout)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flow_manager import errors
+from flow_manager.runtimes.proxmox.absent import SELDOM
 from flow_manager.runtimes.proxmox.description import write_description
 from flow_manager.runtimes.proxmox.feed import READ_EVERY
 from flow_manager.settings.runtime import RuntimeSettings
@@ -35,11 +36,12 @@ async def test_containers_at_rest_cost_one_call_a_look_however_many_they_are(lab
     await asyncio.sleep(looks * INTERVAL * 3)
     calls = [each.endpoint or each.path for each in lab.pve.requests[before:]]
     assert calls
-    assert set(calls) <= {"GET /cluster/resources", NOTES}
-    # A look every `interval` seconds, at each third the notes of one container, and nothing else.
+    assert set(calls) <= {"GET /cluster/resources", NOTES, "GET /nodes"}
+    # A look every `interval` seconds, at each third the notes of one container, seldom the nodes, and nothing else.
     made = Counter(calls)
     assert made[NOTES] <= made["GET /cluster/resources"] / READ_EVERY + 1
-    assert (1 + 1 / READ_EVERY) * 60 / RuntimeSettings().interval <= AT_MOST_A_MINUTE
+    assert made["GET /nodes"] <= made["GET /cluster/resources"] / SELDOM + 1
+    assert (1 + 1 / READ_EVERY + 1 / SELDOM) * 60 / RuntimeSettings().interval <= AT_MOST_A_MINUTE
 
 
 def _settled(lab: Lab) -> Callable[[], Any]:
@@ -49,9 +51,8 @@ def _settled(lab: Lab) -> Callable[[], Any]:
         after = lab.pve.calls()
         looks = after["GET /cluster/resources"] - before["GET /cluster/resources"]
         read = after[NOTES] - before[NOTES]
-        return read <= looks / READ_EVERY + 1 and all(
-            after[key] == before[key] for key in after if key not in ("GET /cluster/resources", NOTES)
-        )
+        at_rest = ("GET /cluster/resources", NOTES, "GET /nodes")
+        return read <= looks / READ_EVERY + 1 and all(after[key] == before[key] for key in after if key not in at_rest)
 
     return settled
 

@@ -12,7 +12,7 @@ import pytest
 from flow_manager import errors
 from flow_manager.contract.proxmox import ProxmoxOptions
 from flow_manager.idle.upstream import candidates
-from flow_manager.util.ids import new_flow_id
+from flow_manager.util.ids import lxc_flow_id, new_flow_id
 from tests.contract.harness import Events, until
 from tests.integration.proxmox.conftest import NARROW, Lab, make_spec
 from tests.pve.container import Behaviour
@@ -288,6 +288,46 @@ async def test_an_offline_node_is_unavailable_and_its_containers_stay_known(lab:
     assert [flow.id for flow in await runtime.glance()] == [id]
     with pytest.raises(errors.RuntimeUnavailable):
         await runtime.create(make_spec(proxmox=ProxmoxOptions(node="pve2")))
+
+
+async def test_each_container_of_a_node_that_goes_and_comes_back_is_told_of(lab: Lab) -> None:
+    runtime = await lab.open()
+    away = await lab.adopted(runtime, lab.pve.add_container("pve2", running=True))
+    here = await lab.adopted(runtime, lab.pve.add_container("pve1", running=True))
+    async with Events(runtime) as events:
+        lab.pve.faults.node_offline("pve2")
+        told = await events.wait_for("unavailable", away)
+        assert told.reason == "its node 'pve2' is offline"
+        for act in (runtime.inspect, runtime.start, runtime.stop):
+            with pytest.raises(errors.RuntimeUnavailable, match="its node 'pve2' is offline"):
+                await act(away)
+        assert (await runtime.inspect(here)).state == "running"
+        assert {flow.id: flow.state for flow in await runtime.glance()} == {away: "running", here: "running"}
+        assert {flow.id: flow.state for flow in await runtime.list()} == {away: "running", here: "running"}
+        lab.pve.faults.node_online("pve2")
+        await events.wait_for("available", away)
+        assert (await runtime.inspect(away)).state == "running"
+        assert not {"died", "removed"} & {event.type for event in events.seen}
+
+
+async def test_a_node_that_is_offline_when_the_manager_starts_holds_up_none_of_the_others(lab: Lab) -> None:
+    hidden = [lab.pve.add_container("pve2", tags="flow-manager", running=True) for _ in range(20)]
+    seen = lab.pve.add_container("pve1", tags="flow-manager")
+    lab.pve.faults.node_offline("pve2")
+    runtime = await lab.open()
+    assert [flow.runtime_id for flow in await runtime.list()] == [str(seen)]
+    assert (await runtime.start(lxc_flow_id("lab", seen))).state == "running"
+    # Not one by one: each that is asked for costs the server seconds.
+    assert sum("/nodes/pve2/lxc/" in each.path for each in lab.pve.requests) < 40
+    for id in (lxc_flow_id("lab", hidden[0]), new_flow_id()):
+        with pytest.raises(errors.RuntimeUnavailable, match="its node 'pve2' does not answer"):
+            await runtime.inspect(id)
+    async with Events(runtime) as events:
+        lab.pve.faults.node_online("pve2")
+        await events.wait_for("created", lxc_flow_id("lab", hidden[-1]))
+        assert (await runtime.inspect(lxc_flow_id("lab", hidden[0]))).state == "running"
+    with pytest.raises(errors.ContainerNotFound):
+        await runtime.inspect(new_flow_id())
 
 
 async def test_nothing_of_a_container_is_written_by_starting_and_stopping_it(lab: Lab) -> None:
