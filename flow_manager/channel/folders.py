@@ -63,6 +63,30 @@ def open_sockets_dir(path: Path) -> int:
     return descriptor
 
 
+def make_anew_if_gone(path: Path, descriptor: int) -> None:
+    """Where somebody removed `path` (a cleaner of temporary files, for instance) or put another folder in its place: make it
+    again, behind the same descriptor, so that whoever holds that goes on. Else no flow could start until a restart.
+
+    :raises SystemFailure: it can't be made again.
+    """
+    try:
+        there = path.lstat()
+        if os.path.samestat(there, os.fstat(descriptor)):
+            return
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise SystemFailure(f"the folder of the sockets can't be read: {exc.strerror}") from None
+    try:
+        made = open_sockets_dir(path)
+    except SettingsRefused as exc:
+        raise SystemFailure(str(exc)) from None
+    try:
+        os.dup2(made, descriptor, inheritable=False)  # the lock is of the open folder, not of the number: it stays
+    finally:
+        os.close(made)
+
+
 @contextlib.contextmanager
 def flow_folder(sockets_dir: int, flow_id: str) -> Iterator[int]:
     """The flow's folder, made if it isn't there; gives a descriptor of it.

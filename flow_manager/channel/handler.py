@@ -108,7 +108,9 @@ class SocketCommunicationHandler:
 
         :raises SystemFailure: it can't be made. DiskFull where that is why.
         """
-        with folders.flow_folder(self._opened()[0], flow_id):
+        sockets_dir, _ = self._opened()
+        folders.make_anew_if_gone(self._sockets_dir, sockets_dir)
+        with folders.flow_folder(sockets_dir, flow_id):
             return self.folder(flow_id)
 
     async def setup_socket(self, flow_id: str, *, own_user_only: bool = False) -> Path:
@@ -120,6 +122,7 @@ class SocketCommunicationHandler:
         """
         path = self.socket_path(flow_id)
         sockets_dir, deadlines = self._opened()
+        folders.make_anew_if_gone(self._sockets_dir, sockets_dir)
         with folders.flow_folder(sockets_dir, flow_id) as folder:
             channel = self._channels.get(flow_id)
             if channel is not None and channel.server is not None and channel.server.is_open(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -192,6 +193,40 @@ async def test_what_is_no_flow_id_never_becomes_part_of_a_path(sockets_dir: Path
     handler = new_handler(sockets_dir)
     with pytest.raises(ValueError, match="not a flow's id"):
         handler.folder(wrong)
+
+
+@pytest.mark.parametrize("put_there", [False, True])
+async def test_a_sockets_folder_that_somebody_removed_is_made_anew(sockets_dir: Path, put_there: bool) -> None:
+    handler = new_handler(sockets_dir)
+    await handler.open()
+    await handler.setup_socket(FLOW)
+    await handler.cleanup_socket(FLOW)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    shutil.rmtree(sockets_dir)
+    if put_there:
+        sockets_dir.mkdir(mode=0o755)
+    assert (await handler.setup_socket(FLOW)).is_socket()
+    assert mode(sockets_dir) == 0o700
+    # It is this manager's alone, as the first one was.
+    with pytest.raises(SettingsRefused, match="another flow-manager"):
+        folders.open_sockets_dir(sockets_dir)
+    await handler.cleanup_socket(FLOW, remove_folder=True)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert list(sockets_dir.iterdir()) == []
+    await handler.close()
+
+
+async def test_a_link_put_in_place_of_the_sockets_folder_is_an_error_and_not_followed(sockets_dir: Path) -> None:
+    elsewhere = sockets_dir.with_name("elsewhere")
+    elsewhere.mkdir()
+    handler = new_handler(sockets_dir)
+    await handler.open()
+    shutil.rmtree(sockets_dir)
+    sockets_dir.symlink_to(elsewhere)
+    with pytest.raises(SystemFailure, match="is a link"):
+        await handler.prepare_folder(FLOW)
+    assert list(elsewhere.iterdir()) == []
+    await handler.close()
 
 
 async def test_closing_leaves_no_descriptor_behind(sockets_dir: Path) -> None:
