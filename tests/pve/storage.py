@@ -43,6 +43,8 @@ class Storage:
     full: bool = False
     content: str = "vztmpl,iso,rootdir,images,backup,import"
     used: int = 7 * GIB
+    active: bool = True
+    enabled: bool = True
 
     def volid(self, template: Template) -> str:
         return f"{self.name}:vztmpl/{template.name}"

@@ -20,8 +20,8 @@ def _row(storage: Storage) -> dict[str, Any]:
     return {
         "type": "dir",
         "content": storage.content,
-        "active": 1,
-        "enabled": 1,
+        "active": int(storage.active and storage.enabled),
+        "enabled": int(storage.enabled),
         "shared": 0,
         "total": TOTAL,
         "used": used,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from flow_manager.errors import FlowManagerError
 from flow_manager.runtimes.proxmox.client import PveClient
 from flow_manager.runtimes.proxmox.consoles import TOKENS_SINCE
 from flow_manager.runtimes.proxmox.description import TAG, read_description
+from flow_manager.runtimes.proxmox.diagnosis_storages import storages
 from flow_manager.runtimes.proxmox.failure import CallFailed
 from flow_manager.runtimes.proxmox.login import client_of, client_user
 from flow_manager.runtimes.proxmox.nodes import OCI_SINCE, Nodes
+from flow_manager.runtimes.proxmox.remark import Remark
 from flow_manager.runtimes.proxmox.resources import Row, row, text
 from flow_manager.settings.runtime import RuntimeSettings
 
@@ -31,11 +33,7 @@ CONSOLE = "VM.Console"
 MAX_NOTES = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
-    level: Literal["ok", "warning", "problem"]
-    text: str
-    mend: str = ""
+MAY_MAKE = Remark("ok", "the login may make new containers")
 
 
 @dataclass(slots=True)
@@ -86,7 +84,13 @@ async def _look(client: PveClient, settings: RuntimeSettings, found: Diagnosis) 
     offline = [node.name for node in await nodes.look() if not node.online]
     if offline:
         found.remarks.append(Remark("warning", f"offline: {', '.join(offline)}", "see the node itself"))
-    found.remarks += await _rights(client, settings, nodes.version)
+    rights = await _rights(client, settings, nodes.version)
+    found.remarks += rights
+    if MAY_MAKE in rights:
+        usable = [
+            name for name in nodes.names if name not in offline and (not settings.nodes or name in settings.nodes)
+        ]
+        found.remarks += await storages(client, settings, usable)
     await _notes(client, found)
 
 
@@ -117,7 +121,7 @@ async def _rights(client: PveClient, settings: RuntimeSettings, version: tuple[i
         missing[bridge] = []  # a virtual network of a zone of its own, under which it has its path
     missing = {path: privileges for path, privileges in missing.items() if privileges}
     if not missing:
-        remarks.append(Remark("ok", "the login may make new containers"))
+        remarks.append(MAY_MAKE)
     elif "VM.Allocate" in missing.get("/vms", ()):
         remarks.append(
             Remark("ok", "the login may make no new containers (VM.Allocate): enough for those that are there")

@@ -52,6 +52,8 @@ class Ending:
     def __init__(self, client: PveClient, inventory: Inventory, orders: Orders, tasks: Tasks, claims: Claims) -> None:
         self._client, self._inventory, self._orders = client, inventory, orders
         self._tasks, self._claims = tasks, claims
+        # False once this server has refused the parameter: it came with 8.2, and what a server is can't be told for certain.
+        self._can_overrule = True
 
     async def stop(self, known: Known, signal: str | None, grace: float) -> tuple[Observation, bool]:
         """Its observation, and whether this ended a run.
@@ -133,11 +135,11 @@ class Ending:
     async def _kill_now(self, known: Known) -> None:
         subject = Subject(known.flow_id, operation="kill")
         # A shutdown that nobody here remembers (ordered before a restart of the manager, or by a person) shows by its lock.
-        overruling, refused = known.shutting_down, False
+        overruling = known.shutting_down
 
         async def end() -> None:
-            nonlocal overruling, refused
-            overrule = 1 if overruling and not refused else None
+            nonlocal overruling
+            overrule = 1 if overruling and self._can_overrule else None
             try:
                 await self._orders.done(known, "stop", subject, "stopped", **{"overrule-shutdown": overrule})
             except Conflict:
@@ -147,7 +149,7 @@ class Ending:
                 if overrule is None or "overrule-shutdown" not in error.message:
                     raise
                 # A server before 8.2: its shutdown is waited for.
-                refused = True
+                self._can_overrule = False
                 raise Conflict("a shutdown of it is under way", operation="shutdown") from None
 
         await self._orders.patiently(end, known=known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,41 @@ async def test_half_the_rights_to_make_containers_are_a_warning(lab: Lab) -> Non
     settings = lab.settings()
     lab.pve.faults.remove_right(lab.token_id, "SDN.Use")
     assert "SDN.Use on /sdn/zones/localnetwork/vmbr0" in only(await findings(settings), "warning").text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word", "mend"),
+    [
+        (lambda local: setattr(local, "content", "vztmpl,iso"), "takes no disks", "--content vztmpl,iso,rootdir"),
+        (lambda local: setattr(local, "active", False), "is not active on pve1", "pvesm status"),
+        (lambda local: setattr(local, "enabled", False), "is not enabled on pve1", "--disable 0"),
+        (lambda local: setattr(local, "content", "rootdir"), "takes templates (vztmpl)", "vztmpl"),
+        (lambda local: local.templates.clear(), "there is no template", "pveam download"),
+    ],
+)
+async def test_a_storage_that_new_containers_can_do_nothing_with_is_named(
+    make_lab: Any, spoil: Callable[[Any], None], word: str, mend: str
+) -> None:
+    lab: Lab = await make_lab(nodes=("pve1",))
+    lab.pve.add_container()
+    settings = lab.settings()
+    spoil(lab.pve.cluster.storages["local"])
+    found = [finding for finding in await findings(settings) if finding.level == "warning"]
+    assert [finding.text for finding in found if word in finding.text], found
+    assert any(mend in finding.mend for finding in found), found
+
+
+async def test_whoever_may_make_no_containers_is_told_nothing_of_storages(lab: Lab) -> None:
+    lab.pve.add_container()
+    lab.pve.cluster.storages["local"].active = False
+    assert {finding.level for finding in await findings(lab.settings(NARROW))} == {"ok"}
+
+
+async def test_a_storage_that_is_not_there_is_named_with_those_that_would_do(lab: Lab) -> None:
+    lab.pve.add_container()
+    role = {**LEAST, "/storage/local-lvm": ("Datastore.AllocateSpace", "Datastore.Audit")}
+    texts = [finding.text for finding in await findings(lab.settings(role, storage="local-lvm"))]
+    assert "pve1 has no storage local-lvm that the login sees; for disks there are: local" in texts
 
 
 async def test_a_virtual_network_of_another_zone_is_a_bridge_too(lab: Lab) -> None:

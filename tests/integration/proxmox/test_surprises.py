@@ -156,6 +156,19 @@ async def test_before_8_2_a_shutdown_is_waited_for_and_nothing_is_asked_for_that
     assert (await runtime.stop(id, timeout=1)).state == "stopped"
 
 
+async def test_a_server_that_refuses_to_overrule_a_shutdown_is_asked_for_it_once(make_lab: Callable[..., Any]) -> None:
+    lab: Lab = await make_lab(version="8.1.4")
+    runtime = await lab.open()
+    ids = [
+        await lab.adopted(runtime, lab.pve.add_container(running=True, behaviour=Behaviour(ignores_shutdown=True)))
+        for _ in range(2)
+    ]
+    for id in ids:
+        assert (await runtime.stop(id, timeout=1)).state == "stopped"
+    asked = [each for each in lab.pve.requests if "overrule-shutdown" in each.params]
+    assert [each.status for each in asked] == [400]
+
+
 async def test_a_server_that_sees_an_end_late_is_waited_for(make_lab: Callable[..., Any]) -> None:
     lab: Lab = await make_lab(linger=1.5)
     runtime = await lab.open()
