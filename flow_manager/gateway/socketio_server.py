@@ -149,9 +149,13 @@ class SocketServer(socketio.AsyncServer):  # type: ignore[misc]
 
     async def _connect(self, socket: EngineSocket, pkt: StrictPacket) -> None:
         namespace = pkt.namespace or NAMESPACE
-        if pkt.refusal is not None:
+        refusal = pkt.refusal
+        if refusal is None and namespace != NAMESPACE:
+            # python-socketio would say it in a mere text, of which the JS client shows nothing.
+            refusal = InvalidRequest(f"there is no namespace '{namespace}', only '{NAMESPACE}'")
+        if refusal is not None:
             await self._send_packet(
-                socket.sid, StrictPacket(packet.CONNECT_ERROR, data=refusal_data(pkt.refusal), namespace=namespace)
+                socket.sid, StrictPacket(packet.CONNECT_ERROR, data=refusal_data(refusal), namespace=namespace)
             )
             return
         await self._handle_connect(socket.sid, namespace, pkt.data)
