@@ -11,11 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import engine
+import memory
 import psutil
 import pytest
 
@@ -25,8 +28,8 @@ LAST_WORDS = "FLOW_MANAGER_TEST_LAST_WORDS"
 NPM_SECONDS = 300
 # Inherited by whatever the tests start; flows have an environment of their own, with FLOW_ID in it.
 MARK = "TEST_RUN_OF_FLOW_MANAGER"
-# What was told to end at the very end of the run may take a moment.
-GRACE_SECONDS = 5.0
+# What was told to end at the very end of the run may take a moment, in seconds.
+GRACE, GRACE_SECONDS = "FLOW_MANAGER_TEST_GRACE", 5.0
 
 
 class NothingLeft:
@@ -110,7 +113,7 @@ def left_running(mark: str, since: float) -> list[str]:
 
 
 def nothing_left(mark: str, since: float) -> bool:
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + float(os.environ.get(GRACE, GRACE_SECONDS))
     while left := left_running(mark, since):
         if time.monotonic() > deadline:
             print("!! left running by the tests:", *left, sep="\n   ", flush=True)
@@ -119,8 +122,20 @@ def nothing_left(mark: str, since: float) -> bool:
     return True
 
 
+def write_to_memory() -> None:
+    """Temporary files, and a Docker engine that is started for this run, unless somebody said where they shall be."""
+    if "TMPDIR" in os.environ or not memory.available():
+        return
+    # Before pytest: what it does with its folders at the very end comes before their removal.
+    os.environ["TMPDIR"] = str(memory.folder())
+    tempfile.tempdir = None
+    if "FLOW_MANAGER_ENGINE_DIR" not in os.environ and engine.find() is None:
+        engine.ROOT = memory.PLACE / engine.ROOT.name
+
+
 def main(arguments: list[str]) -> int:
     os.chdir(ROOT)
+    write_to_memory()
     npm_packages()
     mark, since = uuid.uuid4().hex, time.time()
     os.environ[MARK] = mark

@@ -14,6 +14,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,9 +86,9 @@ def docker_compose() -> list[str]:
     return ["docker-compose"]
 
 
-@pytest.fixture
-def private_docker_engine() -> Iterator[Callable[[], engine_script.PrivateEngine]]:
-    """Starts engines of the test's own, to be killed and frozen at will; they are gone after the test."""
+@contextmanager
+def private_engines() -> Iterator[Callable[[], engine_script.PrivateEngine]]:
+    """Starts engines that nobody else has, to be killed and frozen at will; they are gone at the end."""
     started: list[engine_script.PrivateEngine] = []
 
     def start() -> engine_script.PrivateEngine:
@@ -101,6 +102,14 @@ def private_docker_engine() -> Iterator[Callable[[], engine_script.PrivateEngine
             _missing(str(exc))
         return private
 
-    yield start
-    for private in started:
-        private.stop()
+    try:
+        yield start
+    finally:
+        for private in started:
+            private.stop()
+
+
+@pytest.fixture
+def private_docker_engine() -> Iterator[Callable[[], engine_script.PrivateEngine]]:
+    with private_engines() as start:
+        yield start

@@ -108,8 +108,11 @@ async def test_a_frozen_engine_ends_what_waits_for_it_and_holds_no_shutdown_up(
     short_folder: Path,
     connect: Callable[..., Any],
     started: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from tests.engine import BUSYBOX_IMAGE
+
+    monkeypatch.setattr("flow_manager.runtimes.docker.events.SILENCE_SECONDS", 3.0)
 
     engine = await asyncio.to_thread(private_docker_engine)
     (short_folder / "code").mkdir()

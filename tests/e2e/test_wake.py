@@ -15,6 +15,8 @@ import pytest
 
 from tests.e2e.conftest import Client, Platform, running
 
+# Sleeps of a real container, each in a race with a request.
+TRIALS = 80
 # Answers each path with its name; /slow trickles ten pieces over three seconds.
 SERVER = """
 import http.server, os, time
@@ -97,7 +99,7 @@ async def test_a_long_answer_is_never_cut_by_the_idle_timeout(
 @pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.timeout(400)
-async def test_two_hundred_requests_that_race_with_a_stop_on_a_real_engine_are_all_answered(
+async def test_requests_that_race_with_a_stop_on_a_real_engine_are_all_answered(
     docker_platform: Platform, connect: Callable[..., Any]
 ) -> None:
     from tests.engine import BUSYBOX_IMAGE
@@ -120,9 +122,9 @@ async def test_two_hundred_requests_that_race_with_a_stop_on_a_real_engine_are_a
                 async with http.get("/") as answer:
                     return answer.status, (await answer.text()).strip()
 
-            for trial in range(200):
+            for trial in range(TRIALS):
                 # A sleep that finds the flow in use is refused: that is one of the outcomes of the race.
                 _slept, answer = await asyncio.gather(client.call("sleep_container", container_id="web"), ask())
                 assert answer == (200, "there"), f"trial {trial}"
-        assert await told(client, "woke") > 20, "the race was not run"
+        assert await told(client, "woke") > TRIALS // 10, "the race was not run"
         await client.ok("delete_container", container_id="web", force=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 
 import pytest
@@ -12,7 +13,8 @@ from flow_manager.idle import sleeping
 from flow_manager.idle.watcher import Watcher
 from tests.unit.idle.house import IdleHouse
 
-TRIALS = 10_000
+# The loop decides in which order things happen: more trials find more orders.
+TRIALS = 10_000 if os.environ.get("FLOW_MANAGER_TEST_EXPLORE") == "1" else 4_000
 FLOWS = 25
 
 
@@ -45,7 +47,7 @@ async def one_trial(house: IdleHouse, watcher: Watcher, chance: random.Random) -
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("method", ["stop", "pause"])
-async def test_ten_thousand_stops_raced_by_requests_lose_none(idle_house: IdleHouse, method: str) -> None:
+async def test_thousands_of_stops_raced_by_requests_lose_none(idle_house: IdleHouse, method: str) -> None:
     flows = [
         await idle_house.create(f"flow-{n}", start=True, idle={"idle_timeout": 60, "stop_method": method})
         for n in range(FLOWS)

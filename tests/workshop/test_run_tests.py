@@ -67,7 +67,7 @@ def test_the_last_line_is_pytests_own(tmp_path: Path) -> None:
 def test_a_process_that_the_tests_left_running_is_named_and_fails_the_run_where_that_counts(
     tmp_path: Path, required: str, code: int
 ) -> None:
-    done = run_tests(tmp_path, LEAVES_A_PROCESS, FLOW_MANAGER_REQUIRE_ENGINE=required)
+    done = run_tests(tmp_path, LEAVES_A_PROCESS, FLOW_MANAGER_REQUIRE_ENGINE=required, FLOW_MANAGER_TEST_GRACE="0.2")
     assert done.returncode == code, done.stdout + done.stderr
     assert "left running by the tests" in done.stdout and "sleep 8" in done.stdout
     assert "1 passed" in done.stdout.rstrip().splitlines()[-1]

@@ -21,7 +21,7 @@ import pytest
 
 from flow_manager.client import FlowManagerClient, ServiceRefused
 from flow_manager.util.ids import derived_flow_id
-from tests.engine import BUSYBOX_IMAGE, engine_api, service_image
+from tests.engine import BUSYBOX_IMAGE, engine_api, private_engines, service_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -92,11 +92,17 @@ class Stack:
             yield client
 
 
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    """One of our own: the labels alone are to be enough, and nobody else's manager may see them."""
+    with private_engines() as start:
+        made = start()
+        service_image.ensure(made.host)
+        yield made
+
+
 @pytest.fixture
-def stack(private_docker_engine: Callable[[], Any], docker_compose: list[str]) -> Iterator[Stack]:
-    """On an engine of its own: the labels alone are to be enough, and nobody else's manager may see them."""
-    engine = private_docker_engine()
-    service_image.ensure(engine.host)
+def stack(engine: Any, docker_compose: list[str]) -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="fm-compose-"))
     port, proxy_port = free_port(), free_port()
     environment = {
