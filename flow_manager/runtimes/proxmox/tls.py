@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.util.ssl_ import create_urllib3_context
+from urllib3.util.ssl_ import ALPN_PROTOCOLS, create_urllib3_context
 
 
 def make_context(verify: bool | str) -> ssl.SSLContext:
@@ -56,7 +57,7 @@ class Trust:
         with self._lock:
             try:
                 if self._context is None or self._stamp() != self._read:
-                    self._read, self._context = self._stamp(), trusting_context(self._verify)
+                    self._read, self._context = self._stamp(), _settled(trusting_context(self._verify))
             except OSError:
                 if self._context is None:
                     raise
@@ -67,6 +68,17 @@ class Trust:
             return ()
         found = Path(_file(self._verify)).stat()
         return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _settled(context: ssl.SSLContext) -> ssl.SSLContext:
+    """urllib3 sets the protocols of ALPN at each connect, which frees the list that another thread's `SSL_new` is copying just
+    then (it lets go of the interpreter's lock): they are set here, and never again."""
+    context.set_alpn_protocols(ALPN_PROTOCOLS)
+    context.set_alpn_protocols = _already  # type: ignore[method-assign, assignment]
+    return context
+
+
+def _already(_protocols: Iterable[str]) -> None: ...
 
 
 def _file(verify: bool | str) -> str:

@@ -234,12 +234,15 @@ class TicketAuth(AuthBase):
         self.verify_ssl, self.timeout = verify, timeout
         self._lock = threading.Lock()
         self._ticket, self._csrf, self._born = "", "", 0.0
+        self._sent = threading.local()
 
     def get_cookies(self) -> RequestsCookieJar:
         """Asked for before each request."""
+        self._sent.ticket = ""
         with self._lock:
             if not self._ticket or self._clock() - self._born >= TICKET_AGE:
                 self._log_in()
+            self._sent.ticket = self._ticket
             return cookiejar_from_dict({"PVEAuthCookie": self._ticket})
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -248,10 +251,16 @@ class TicketAuth(AuthBase):
         return request
 
     def forget(self) -> bool:
-        """The server refused the ticket: log in anew at the next call. False when there was none to forget."""
+        """The server refused the ticket of this thread's last request: log in anew at the next. False when it had none: then the
+        login itself was refused.
+
+        Several threads hear so of one ticket at once: the first forgets it, and none of them the one that took its place.
+        """
+        refused = getattr(self._sent, "ticket", "")
         with self._lock:
-            had, self._ticket = bool(self._ticket), ""
-            return had
+            if self._ticket == refused:
+                self._ticket = ""
+        return bool(refused)
 
     def _log_in(self) -> None:
         data = {"username": self._login.user, "password": self._login.password}

@@ -136,6 +136,23 @@ async def test_a_file_without_certificates_is_named(lab: Lab, tmp_path: Path) ->
         await runtime.ping()
 
 
+async def test_threads_that_hear_at_once_that_their_ticket_is_too_old_all_get_their_answers(
+    make_lab: Callable[..., Any],
+) -> None:
+    """The one that came second found no ticket to forget, took that for a refused password, and failed."""
+    lab: Lab = await make_lab(login_delay=0.4)
+    name, password = lab.pve.user()
+    lab.pve.grant(name, NARROW)
+    runtime = await lab.open(lab.settings(user=name, password=password), interval=60)
+    await runtime.glance()
+    before = lab.pve.calls()["POST /access/ticket"]
+    lab.pve.cluster.tickets.__init__(b"another key" * 3, lab.pve.cluster.clock, 7200.0)  # type: ignore[misc]
+    lab.pve.faults.slow(0.3, path="/version", times=6)
+    told = await asyncio.gather(*(runtime.client.get("version") for _ in range(6)))
+    assert {each["version"] for each in told} == {"9.2.11"}
+    assert lab.pve.calls()["POST /access/ticket"] == before + 1
+
+
 async def test_threads_that_connect_at_once_find_the_certificates_read(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +172,7 @@ async def test_threads_that_connect_at_once_find_the_certificates_read(
 
     counted("wrap_socket")
     counted("load_verify_locations")
+    counted("set_alpn_protocols")
     lab.pve.faults.slow(0.3, path="/version", times=8)
     await asyncio.gather(*(runtime.client.get("version") for _ in range(8)))
     assert len(seen) >= 4  # handshakes
