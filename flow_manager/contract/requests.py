@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
-from flow_manager.contract.fields import CleanText, SignalName, no_control_characters
+from flow_manager.contract.fields import CleanText, SignalName, no_control_characters, parse_port_key
 from flow_manager.contract.models import ContainerConfig, ContainerState, IdlePolicy, WireModel
 
 MAX_TIMEOUT = 600
@@ -25,6 +25,17 @@ class Mutation(WireModel):
 
 class CreateContainer(ContainerConfig, Mutation):
     start: bool = False
+
+    @field_validator("ports")
+    @classmethod
+    def _each_port_once(cls, ports: dict[str, int]) -> dict[str, int]:
+        """`80` and `80/tcp` are one port: of two wishes for it one would be dropped in silence."""
+        seen: dict[tuple[int, str], str] = {}
+        for key in ports:
+            other = seen.setdefault(parse_port_key(key), key)
+            if other != key:
+                raise ValueError(f"'{other}' and '{key}' are the same port")
+        return ports
 
     def config(self) -> ContainerConfig:
         return ContainerConfig.model_construct(**{name: getattr(self, name) for name in ContainerConfig.model_fields})

@@ -161,3 +161,10 @@ def test_a_reply_is_told_only_where_there_was_one_and_may_be_null() -> None:
     assert "reply" not in none.model_dump_json()
     null = MessageDelivery(message_id="m", delivered=True, queued=False, reply=None)
     assert null.model_dump(mode="json")["reply"] is None
+
+
+def test_a_port_that_is_named_twice_is_refused_and_not_dropped_in_silence() -> None:
+    with pytest.raises(ValidationError, match="'80' and '80/tcp' are the same port"):
+        requests.CreateContainer.model_validate({"image": "a", "ports": {"80": 8080, "80/tcp": 9090}})
+    both = requests.CreateContainer.model_validate({"image": "a", "ports": {"80": 0, "80/udp": 0}})
+    assert len(both.ports) == 2
