@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flow_manager.cli.demo_place import Place
 from flow_manager.cli.engine import EngineSaid
+from flow_manager.util.carried import Carried
 
 if TYPE_CHECKING:
     from flow_manager.client import FlowManagerClient
@@ -61,6 +62,7 @@ class Demo:
         self._seen: list[Activity] = []
         self._news = asyncio.Condition()
         self._left_on_engine = 0
+        self._carried = Carried()
         # What is being tried, for the message when it fails.
         self.step = "begin"
 
@@ -205,7 +207,7 @@ class Demo:
         """A step failed, or somebody pressed Ctrl-C: the flow must go all the same."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLEAN_UP):
-                await asyncio.shield(client.delete_container(flow_id, force=True))
+                await self._carried.through(client.delete_container(flow_id, force=True))
 
     async def _end(self, service: Any) -> None:
         instance = service.instance

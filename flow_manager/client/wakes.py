@@ -29,6 +29,7 @@ class WakeFollower:
         # The newest step that came, by the flow's id. Ids of steps only grow.
         self._seen: dict[str, int] = {}
         self._renewing: asyncio.Task[None] | None = None
+        self._again = False
 
     async def follow(self, flow: str) -> WakeHistory:
         history = await self._subscribe(flow)
@@ -45,14 +46,21 @@ class WakeFollower:
 
     def connected(self) -> None:
         """The connection came back, without its subscriptions: make them anew, and tell what was missed."""
+        # One that is under way has perhaps subscribed, on the connection that is lost since, to flows that it won't again.
+        self._again = True
         if self._followed and (self._renewing is None or self._renewing.done()):
-            self._renewing = asyncio.get_running_loop().create_task(self._renew())
+            self._renewing = asyncio.get_running_loop().create_task(self._renew_all())
 
     async def close(self) -> None:
         self._followed.clear()
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
+
+    async def _renew_all(self) -> None:
+        while self._again:
+            self._again = False
+            await self._renew()
 
     async def _renew(self) -> None:
         for flow, known in list(self._followed.items()):

@@ -65,6 +65,10 @@ class Availability:
                 raise RuntimeUnavailable(
                     f"the runtime '{runtime.name}' does not answer: {reason}", kind=runtime.kind, reason=reason
                 )
+            if task.cancelled():
+                # From within: something that it waited for was cancelled. Whoever waits here is not, and a cancellation that
+                # nobody asked for would end their tasks without a word.
+                raise RuntimeError(f"what was under way on the runtime '{runtime.name}' was cut off from within")
             return task.result()
         except asyncio.CancelledError:
             if not task.done():

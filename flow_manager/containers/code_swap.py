@@ -6,7 +6,6 @@ record's phase is `updating`, and a manager that starts with such a record takes
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +83,7 @@ async def _swap(core: Core, entry: FlowEntry, change: Change) -> None:
     except BaseException:
         # A kill or a forced delete goes first, or the service ends: the old code is put back, and nothing is started.
         change.ran = False
-        await asyncio.shield(asyncio.ensure_future(_take_back(core, entry, change)))
+        await core.carried.through(_take_back(core, entry, change))
         raise
 
 

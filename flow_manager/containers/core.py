@@ -31,6 +31,7 @@ from flow_manager.observability.system_log import SystemLogger
 from flow_manager.runtimes.base import Observation, Runtime
 from flow_manager.settings.models import Settings
 from flow_manager.store.base import FlowRecord, FlowStore, StoredActivity
+from flow_manager.util.carried import Carried
 from flow_manager.util.clock import Clock
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Core:
     # A container of ours that is younger, and that nobody knows, is what an aborted create has left.
     started_at: datetime | None = None
     execs: Execs = field(default_factory=Execs)
+    # Clean-ups that go on when whoever waits for them is cancelled once more.
+    carried: Carried = field(default_factory=Carried)
     closing: bool = False
     _told: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 

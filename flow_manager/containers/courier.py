@@ -21,6 +21,7 @@ from flow_manager.errors import (
     Conflict,
     ContainerNotFound,
     FlowManagerError,
+    Internal,
     NotConnected,
     ShuttingDown,
 )
@@ -120,8 +121,14 @@ class Courier:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._task = None
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            self._core.log.log_error(new_short_id("err"), fault, operation="outbox", container=self._entry.id)
+        fault: BaseException | None = None
+        if not self._over:
+            # A cancellation that isn't ours came from within what it waited for.
+            fault = RuntimeError("a courier was cut off") if task.cancelled() else task.exception()
+        if fault is not None:
+            error_id = new_short_id("err")
+            self._core.log.log_error(error_id, fault, operation="outbox", container=self._entry.id)
+            self._tell_who_wait(Internal("a fault of the manager's own", error_id=error_id))
         elif self._changed.is_set():
             # Something came between its last look and its end.
             self.go()

@@ -109,7 +109,7 @@ async def _make(core: Core, entry: FlowEntry, principal: Principal, *, start: bo
         await _steps(core, entry, principal, start=start)
     except BaseException:
         # Shielded: a pre-empting kill or the shutdown must not interrupt the clean-up either.
-        await asyncio.shield(asyncio.ensure_future(undo(core, entry)))
+        await core.carried.through(undo(core, entry))
         raise
     return core.info(entry)
 

@@ -104,6 +104,10 @@ class Handover:
         except asyncio.CancelledError:
             talk.cancel()
             raise
+        if talk.cancelled() and not delivered.done():
+            # Its sender gave up when it was out of the queue already (too old, say). Not to be raised as it is: a cancellation
+            # would end the courier, and what comes behind this message would lie there until the next one comes.
+            raise NotConnected("the message was given up", message_id=letter.message_id)
         if talk.done() and not delivered.done():
             letter.settle(talk.result())
         elif letter.answer is None:

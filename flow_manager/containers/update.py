@@ -115,7 +115,7 @@ class Updates:
             entry.updating.set()
             entry.updating = None
             if not change.swapped and change.staged.exists():
-                await asyncio.shield(self._put_away(entry, change))
+                await core.carried.through(self._put_away(entry, change))
         if (failed := change.failed) is not None:
             failed.hide(core.masker)
             failed.details["rolled_back"] = True

@@ -56,6 +56,7 @@ class UsageMeter:
         self._calls = asyncio.Semaphore(WIDTH)
         self._listeners: dict[str, list[UsageListener]] = {}
         self._series: asyncio.Task[None] | None = None
+        self._all_series: set[asyncio.Task[None]] = set()  # those that are about to end, too
         core.usage_of = self.latest
         core.status_listeners.append(self._status_changed)
         core.forget_listeners.append(self._forget)
@@ -89,6 +90,8 @@ class UsageMeter:
         listener.sampled(self.latest(entry), self._core.clock.now())
         if self._series is None or self._series.done():
             self._series = asyncio.get_running_loop().create_task(self._keep_measuring(), name="usage-series")
+            self._all_series.add(self._series)
+            self._series.add_done_callback(self._all_series.discard)
 
     def leave(self, flow_id: str, listener: UsageListener) -> None:
         listeners = self._listeners.get(flow_id, [])
@@ -97,11 +100,13 @@ class UsageMeter:
         if not listeners:
             self._listeners.pop(flow_id, None)
         if not self._listeners and self._series is not None:
+            # Not `done` before the loop's next turn: whoever follows until then needs a series of their own.
             self._series.cancel()
+            self._series = None
 
     async def close(self) -> None:
         self._listeners.clear()
-        tasks = [*self._under_way.values(), *([self._series] if self._series is not None else [])]
+        tasks = [*self._under_way.values(), *self._all_series]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -35,14 +35,17 @@ def fail(watcher: Watcher, error: FlowManagerError, event: Event) -> None:
     watcher.failed_away = outage.caused(watcher, error)
     watcher.entry.problem = error.message
     attempt, watcher.attempt = watcher.attempt, None
-    watcher.apply(event)
-    error.details.setdefault("retry_after", watcher.retry_after())
-    watcher.history.add("error", error.message, error=error.code)
-    waiting_for, watcher.waiting_for = watcher.waiting_for, None
-    if event is not Event.GONE:  # whoever saw that its container is gone has told it
-        _tell(watcher, error, was, waiting_for, watcher.retry_at - now)
-    if attempt is not None:
-        attempt.end(error)
+    try:
+        watcher.apply(event)
+        error.details.setdefault("retry_after", watcher.retry_after())
+        watcher.history.add("error", error.message, error=error.code)
+        waiting_for, watcher.waiting_for = watcher.waiting_for, None
+        if event is not Event.GONE:  # whoever saw that its container is gone has told it
+            _tell(watcher, error, was, waiting_for, watcher.retry_at - now)
+    finally:
+        # Also where a listener raised: nobody else knows this attempt any more, and its waiters would wait for ever.
+        if attempt is not None:
+            attempt.end(error)
 
 
 def _tell(watcher: Watcher, error: FlowManagerError, was: FlowState, waiting_for: str | None, held: float) -> None:

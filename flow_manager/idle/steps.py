@@ -62,8 +62,10 @@ def _fell_asleep(watcher: Watcher) -> None:
 
 def give_up(watcher: Watcher, attempt: Attempt, error: FlowManagerError) -> None:
     """End an attempt that nothing is wrong with: something else was wanted."""
-    if watcher.attempt is attempt:
-        watcher.attempt = None
-        watcher.waiting_for = None
-        watcher.history.add("error", error.message, error=error.code)
-    attempt.end(error)
+    try:
+        if watcher.attempt is attempt:
+            watcher.attempt = None
+            watcher.waiting_for = None
+            watcher.history.add("error", error.message, error=error.code)
+    finally:
+        attempt.end(error)

@@ -219,7 +219,7 @@ async def _start(watcher: Watcher, attempt: Attempt) -> None:
     except Conflict as error:
         attempt.refused = not person and error.details.get("desired") == "stopped"
         raise
-    if slept:
+    if slept and woken is not None:
         attempt.woke = True
         watcher.history.add("container_woke", f"{watcher.name} runs")
 
@@ -312,10 +312,13 @@ def _ready(watcher: Watcher, attempt: Attempt, found: Candidate | None) -> None:
     watcher.upstream = found.pair if found is not None else None
     watcher.attempt = None
     found_running = watcher.found
-    watcher.apply(Event.READY)
-    watcher.last_woke = (keeper.clock.now(), attempt.reason, took if attempt.woke else None)
-    watcher.history.add("ready", f"{watcher.name} is ready")
-    attempt.succeed()
+    try:
+        watcher.apply(Event.READY)
+        watcher.last_woke = (keeper.clock.now(), attempt.reason, took if attempt.woke else None)
+        watcher.history.add("ready", f"{watcher.name} is ready")
+    finally:
+        # Also where a listener raised: nobody else knows this attempt any more, and its waiters would wait for ever.
+        attempt.succeed()
     if found_running:
         watcher.forget_history()
     if attempt.woke:

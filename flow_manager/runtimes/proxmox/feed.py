@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 
 from flow_manager.errors import ContainerNotFound, FlowManagerError, RuntimeRefused, RuntimeUnavailable
 from flow_manager.runtimes.base import RuntimeEvent, RuntimeEventType
@@ -52,6 +53,7 @@ class Feed:
         self._looks = 0
         self._task: asyncio.Task[None] | None = None
         self._hunting: dict[str, asyncio.Task[None]] = {}
+        self._hunts: set[asyncio.Task[None]] = set()  # those that are about to end, too
         self._hunters = asyncio.Semaphore(HUNTERS)
         self.up = False
         self.reason: str | None = None
@@ -61,7 +63,7 @@ class Feed:
         self._task = asyncio.create_task(self._run(), name="proxmox-feed")
 
     async def close(self) -> None:
-        tasks = [task for task in (self._task, *self._hunting.values()) if task is not None]
+        tasks = [task for task in (self._task, *self._hunts) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -234,12 +236,19 @@ class Feed:
         if known.state == "running" and not known.located and known.flow_id not in self._hunting:
             task = asyncio.create_task(self._hunt(known), name=f"proxmox-address-{known.vmid}")
             self._hunting[known.flow_id] = task
-            task.add_done_callback(lambda _done: self._hunting.pop(known.flow_id, None))
+            self._hunts.add(task)
+            task.add_done_callback(partial(self._hunted, known.flow_id))
 
     def ended(self, known: Known, *, cause: str | None = None) -> None:
-        if (hunt := self._hunting.get(known.flow_id)) is not None:
+        # Forgotten at once: a restart that one look shows as an end and a start needs another one.
+        if (hunt := self._hunting.pop(known.flow_id, None)) is not None:
             hunt.cancel()
         self.tell("died", known, cause=cause)
+
+    def _hunted(self, flow_id: str, hunt: asyncio.Task[None]) -> None:
+        self._hunts.discard(hunt)
+        if self._hunting.get(flow_id) is hunt:
+            del self._hunting[flow_id]
 
     async def _hunt(self, known: Known) -> None:
         """An address by DHCP comes some seconds after the start: whoever waits for it is told to look again."""

@@ -34,7 +34,8 @@ class Terminals:
     async def close(self) -> None:
         """What doesn't end in time is ended by whoever comes to that console next."""
         if self._open:
-            await asyncio.wait([asyncio.create_task(one.close()) for one in self._open], timeout=CLOSE_SECONDS)
+            closing = [self._consoles.spawn(one.close(), "terminal-close") for one in self._open]
+            await asyncio.wait(closing, timeout=CLOSE_SECONDS)
 
     async def open(
         self, known: Known, command: Command | None, *, main: bool, cols: int, rows: int

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from flow_manager.client import FlowManagerClient, ServiceRefused
+from flow_manager.client.wakes import WakeFollower
 from flow_manager.contract.models import IdlePolicy
+from flow_manager.contract.wake import WakeHistory
 from flow_manager.testing import eventually
 
 EXPLANATION: dict[str, Any] = {
@@ -90,3 +93,27 @@ async def test_a_flow_that_is_gone_after_a_reconnect_is_no_longer_followed(servi
         with pytest.raises(ServiceRefused):
             await client.get_status("reports")
     assert len(service.requests("get_status")) == 2
+
+
+async def test_a_connection_that_is_lost_again_while_flows_are_followed_anew_loses_none_of_them() -> None:
+    asked: list[str] = []
+    held = asyncio.Event()
+
+    async def subscribe(flow: str) -> WakeHistory:
+        asked.append(flow)
+        if asked == ["a", "b", "a", "b"]:
+            await held.wait()  # the connection on which `a` was followed anew is lost meanwhile
+        return WakeHistory(history=[])
+
+    async def identify(flow: str) -> str:
+        return flow
+
+    follower = WakeFollower(subscribe, identify, lambda _step: None)
+    await follower.follow("a")
+    await follower.follow("b")
+    follower.connected()
+    await eventually(lambda: len(asked) == 4)
+    follower.connected()
+    held.set()
+    await eventually(lambda: asked[4:] == ["a", "b"])
+    await follower.close()

@@ -70,3 +70,13 @@ async def test_a_failure_and_a_result_pass_unchanged() -> None:
 
     with pytest.raises(ValueError, match="no"):
         await availability.during(runtime, fails)
+
+
+async def test_a_cancellation_from_within_is_a_fault_and_no_cancellation_of_whoever_waits() -> None:
+    availability, runtime = Availability(), MemoryRuntime()
+
+    async def cut_off() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="cut off from within"):
+        await availability.during(runtime, cut_off)

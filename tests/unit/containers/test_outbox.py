@@ -22,6 +22,7 @@ from flow_manager.errors import (
     ContainerNotFound,
     DiskFull,
     FlowManagerError,
+    Internal,
     NotConnected,
     QueueFull,
     ReplyTimeout,
@@ -719,3 +720,38 @@ async def test_people_read_once_that_messages_wait_on_and_why(post: Post, quick:
     post.outbox._couriers[flow].go()  # as a connection that is lost again would
     await eventually(lambda: len(watcher.wakes) == courier_module.TRIES + 1 and watcher.held == [])
     assert (await post.house.activity()).count("messages_waiting") == 1
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("odd"), asyncio.CancelledError()], ids=["a fault", "a cancellation"])
+async def test_a_fault_of_the_courier_is_told_to_who_waits_and_the_next_message_begins_anew(
+    post: Post, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    flow = await post.flow("echo")
+    with monkeypatch.context() as patched:
+        patched.setattr(post.watcher(flow), "fault", fault)
+        with pytest.raises(Internal) as caught:
+            await post.send(flow, {"n": 1}, expect_reply=True)
+    assert caught.value.details["queued"] is True
+    assert (await post.send(flow, {"n": 2}, expect_reply=True)).reply == {"echo": {"n": 2}}
+    await post.empty(flow)
+
+
+async def test_what_waits_behind_a_message_that_grew_too_old_amid_its_delivery_is_delivered(
+    post: Post, quick: None
+) -> None:
+    flow = await post.flow()
+    first = asyncio.create_task(post.send(flow, {"n": 1}, expect_reply=True))
+    program = await post.connect(flow, acks=True)
+    assert (await program.message())["body"] == {"n": 1}
+    second = asyncio.create_task(post.send(flow, {"n": 2}, expect_reply=True))
+    await eventually(lambda: post.outbox.waiting(flow) == 2)
+    # Written, and not acknowledged yet: the sweep takes it away, and its sender's time is over.
+    queue = post.outbox._couriers[flow].queue
+    queue.remove(queue.head)
+    first.cancel()
+    frame = await program.message()
+    assert frame["body"] == {"n": 2}
+    program.say(type="reply", to=frame["id"], body={"ok": 2})
+    assert (await second).reply == {"ok": 2}
+    with pytest.raises(asyncio.CancelledError):
+        await first

@@ -136,3 +136,15 @@ async def test_one_that_left_is_told_nothing_and_nothing_is_measured(house, monk
         await asyncio.sleep(0.15)
         assert len(watcher.told) == told
         assert calls == []
+
+
+async def test_one_that_comes_in_the_moment_in_which_the_last_one_left_is_told(house, monkeypatch) -> None:
+    monkeypatch.setattr(usage, "INTERVAL", 0.05)
+    async with readings_of(house) as (readings, _calls):
+        first, second = Watcher(), Watcher()
+        readings.follow_usage(LOCAL, ONE, lambda _id: first)
+        await eventually(lambda: any(told.memory_bytes is not None for told in first.told))
+        readings.leave_usage(house.manager.resolve(LOCAL, "f"), first)
+        readings.follow_usage(LOCAL, ONE, lambda _id: second)
+        before = len(second.told)
+        await eventually(lambda: len(second.told) > before + 1)

@@ -542,3 +542,33 @@ async def test_a_wake_that_is_cut_off_from_within_is_told_to_those_who_wait(
     assert (web.state, web.attempt) == ("error", None)
     await idle_house.clock.run(2)
     await web.wake(reason="a request")
+
+
+@pytest.mark.parametrize("outcome", ["ready", "failed", "given up"])
+async def test_waiters_are_answered_also_when_a_listener_raises_in_the_middle_of_it(
+    idle_house: IdleHouse, outcome: str
+) -> None:
+    web = await idle_house.create()
+    idle_house.prober.held.clear()
+    caller = asyncio.create_task(web.wake(reason="a request"))
+    await web.until(lambda: web.waiting_for == "TCP port 8000")
+
+    def raises(*_: object) -> None:
+        raise RuntimeError("a listener's fault")
+
+    idle_house.core.status_listeners.append(raises)
+    web.history.subscribe(raises)
+    if outcome == "ready":
+        idle_house.prober.held.set()
+    elif outcome == "failed":
+        idle_house.prober.failing[web.id] = NotReady("TCP port 8000", "refused", reason="timeout")
+        idle_house.prober.held.set()
+    else:
+        assert web.attempt is not None
+        with pytest.raises(RuntimeError):
+            web.give_up(web.attempt, Conflict("something else was wanted"))
+    async with asyncio.timeout(10):
+        await asyncio.wait([caller])
+    error = caller.exception()
+    assert (error is None) if outcome == "ready" else isinstance(error, WakeTimeout | Conflict)
+    idle_house.core.status_listeners.remove(raises)
