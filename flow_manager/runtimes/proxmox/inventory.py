@@ -91,8 +91,8 @@ class Inventory:
             now = self._clock.monotonic()
             wanted = [one for one in rows if one.vmid in again or self._worth_reading(one, now, fresh)]
             width = asyncio.Semaphore(WIDTH)
-            # One that does not answer is not asked for each of its hundreds.
-            away: set[str] = set()
+            # One that does not answer is not asked for each of its hundreds: seconds each.
+            away = set(self._nodes.offline)
 
             async def read(one: Row) -> Known | None:
                 async with width:
@@ -127,7 +127,7 @@ class Inventory:
 
         :raises FlowManagerError: the server itself can't be used.
         """
-        if one.node in away:
+        if one.node in away and one.status == "unknown":
             self._passed_over_for_its_node(one)
             return None
         try:
