@@ -9,6 +9,7 @@ import typer
 from flow_manager.cli.options import FlowIds, Json, Target, Token, Url, target
 from flow_manager.cli.output import complain, print_json, say
 from flow_manager.cli.run import REFUSED, with_client, worded
+from flow_manager.cli.wake_steps import at_terminal, show_step, steps_shown
 
 if TYPE_CHECKING:
     from flow_manager.client import FlowManagerClient
@@ -113,6 +114,8 @@ def each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) ->
     from flow_manager.client.life import OPERATION_TIMEOUT
 
     # Both wait for readiness: theirs, and that of what they need.
+    waits = request.get("wait", event == "wake_container") in (True, "ready")
+    shown = waits and not goal.as_json and at_terminal()
     ready = event == "wake_container" or request.get("wait") == "ready"
     timeout = WAKE_TIMEOUT if ready else OPERATION_TIMEOUT + (request.get("timeout") or 0)
 
@@ -121,7 +124,8 @@ def each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) ->
         for flow in flows:
             try:
                 goes_on = await _goes_on(client, event, flow, request)
-                data = await client.call(event, {"container_id": flow, **request}, timeout=timeout)
+                async with steps_shown(client, flow, shown=shown):
+                    data = await client.call(event, {"container_id": flow, **request}, timeout=timeout)
             except ServiceRefused as refused:
                 refusals += 1
                 complain(worded(refused))
@@ -134,7 +138,7 @@ def each(goal: Target, flows: list[str], event: str, request: dict[str, Any]) ->
                 say(f"{data['name']} {data['flow_state'] if event in _BY_FLOW_STATE else data['state']}")
         return refusals
 
-    if with_client(goal, work):
+    if with_client(goal, work, on_wake=show_step):
         raise typer.Exit(REFUSED)
 
 

@@ -13,6 +13,7 @@ from flow_manager.cli.output import complain
 
 if TYPE_CHECKING:
     from flow_manager.client import FlowManagerClient
+    from flow_manager.contract.wake import ContainerWakeEvent
 
 DONE, REFUSED, WRONG_USAGE, NOT_REACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 # A verb does one thing: a service that is away this long is told of rather than waited for.
@@ -30,12 +31,15 @@ def with_client(
     *,
     reconnect_for: float = RECONNECT_FOR,
     on_connection: Callable[[bool], None] | None = None,
+    on_wake: Callable[[ContainerWakeEvent], None] | None = None,
 ) -> T:
     """Connect, run `action`, disconnect. Ends the program with the exit status of section 9 when that fails."""
     from flow_manager.client import FlowManagerClient, ServiceRefused, Unreachable
 
     async def work() -> T:
-        client = FlowManagerClient(target.url, target.token, reconnect_for=reconnect_for, on_connection=on_connection)
+        client = FlowManagerClient(
+            target.url, target.token, reconnect_for=reconnect_for, on_connection=on_connection, on_wake=on_wake
+        )
         async with client:
             return await action(client)
 

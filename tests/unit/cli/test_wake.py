@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flow_manager.cli import lifecycle
 from flow_manager.cli.explain import span
 
 EXPLANATION: dict[str, Any] = {
@@ -46,6 +47,39 @@ def test_sleep_and_wake_tell_the_flow_state(service, run, fake) -> None:
     service.answers["sleep_container"] = {"error": False, "data": {**fake.STATUS, "flow_state": "napping"}}
     assert run("sleep", "a", "--url", service.url).stdout == "reports napping\n"
     assert run("wake", "a", "--url", service.url).stdout == "reports ready\n"
+
+
+def _step(number: int, kind: str, message: str) -> dict[str, Any]:
+    return {"type": kind, "message": message, "timestamp": "2026-01-19T10:30:00.000Z", "id": number, "error": None}
+
+
+@pytest.mark.parametrize("verb", [("wake", "reports"), ("start", "reports", "--wait")])
+def test_at_a_terminal_the_steps_of_a_wake_are_shown_on_standard_error_while_it_is_waited_for(
+    service, run, monkeypatch, verb: tuple[str, ...]
+) -> None:
+    under_way = [_step(1, "starting", "waking reports"), _step(2, "waking_dep", "waking db\x1b[2J, which it needs")]
+    service.answers["subscribe_wake_events"] = {"error": False, "data": {"history": under_way}}
+    shown = run(*verb, "--url", service.url)
+    assert (shown.exit_code, shown.stderr) == (0, ""), "not a terminal"
+    assert service.requests("subscribe_wake_events") == []
+    monkeypatch.setattr(lifecycle, "at_terminal", lambda: True)
+    shown = run(*verb, "--url", service.url, "--json")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert service.requests("subscribe_wake_events") == []
+    shown = run(*verb, "--url", service.url)
+    assert shown.stderr == "  waking reports\n  waking db[2J, which it needs\n"
+    assert shown.stdout in ("reports ready\n", "reports running\n")
+    assert len(service.requests("unsubscribe_wake_events")) == 1
+
+
+def test_what_does_not_wait_shows_no_steps_nor_those_of_an_earlier_wake(service, run, monkeypatch) -> None:
+    monkeypatch.setattr(lifecycle, "at_terminal", lambda: True)
+    over = [_step(1, "starting", "waking reports"), _step(2, "ready", "reports is ready")]
+    service.answers["subscribe_wake_events"] = {"error": False, "data": {"history": over}}
+    assert run("wake", "reports", "--url", service.url).stderr == ""
+    for verb in (("wake", "reports", "--no-wait"), ("start", "reports"), ("stop", "reports")):
+        assert run(*verb, "--url", service.url).stderr == ""
+    assert len(service.requests("subscribe_wake_events")) == 1
 
 
 def test_explain_says_why_it_is_awake_and_when_it_sleeps(service, run) -> None:
