@@ -16,6 +16,7 @@ from flow_manager.idle.states import (
     on_operation_end,
     transition,
 )
+from flow_manager.idle.upstream import from_here, in_container, moved
 from flow_manager.runtimes.base import Observation
 
 if TYPE_CHECKING:
@@ -103,9 +104,21 @@ def observed(watcher: Watcher, before: Observation | None, now: Observation | No
     watcher.gone = now is None
     for event in on_observation(before, now, cause, operation):
         take_in(watcher, event, now, cause, operation, first=first)
+    _follow_addresses(watcher, before, now)
     outage.observed(watcher, before, now, cause)
     watcher.changed()
     watcher.rearm()
+
+
+def _follow_addresses(watcher: Watcher, before: Observation | None, now: Observation | None) -> None:
+    """A flow may get other addresses while it runs (`docker network disconnect` and `connect`). The former one leads nowhere
+    then, or to the container of somebody else."""
+    if watcher.state != "ready" or watcher.upstream is None or before is None or now is None:
+        return
+    if before.addresses != now.addresses or before.ports != now.ports:
+        port = watcher.port
+        ways = waking.probe_target(watcher, lambda: False).ways(port) if port is not None else ()
+        watcher.upstream = moved(watcher.upstream, from_here(ways, contained=in_container()))
 
 
 def take_in(

@@ -82,6 +82,12 @@ def candidates(
     return tuple(own)
 
 
+def moved(upstream: tuple[str, int], ways: Sequence[Candidate]) -> tuple[str, int]:
+    """Where to go on: the same place while it is one of `ways`, or while none is known; else the best of them."""
+    pairs = [way.pair for way in ways]
+    return upstream if upstream in pairs or not pairs else pairs[0]
+
+
 def no_way(observation: Observation | None, port: int, *, published_on: str = LOOPBACK) -> str:
     """Why there is no candidate, and what to do, in words for people."""
     if observation is not None and observation.engine_host is not None and observation.running:

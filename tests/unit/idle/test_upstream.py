@@ -9,6 +9,7 @@ from flow_manager.idle.upstream import (
     Candidate,
     candidates,
     flow_port,
+    moved,
     networks_here,
     no_way,
     on_link,
@@ -192,3 +193,10 @@ def test_without_a_way_there_it_is_said_what_is_missing() -> None:
     assert "looked up" in no_way(seen(**{**THERE, "engine_host": ""}), 80, published_on="0.0.0.0")
     for observation in (None, seen(), seen(engine_host="10.0.0.7", state="exited")):
         assert no_way(observation, 80) == "no address is known at which port 80 could be reached"
+
+
+def test_a_flow_that_moved_is_looked_for_where_it_is_now_and_else_where_it_was() -> None:
+    old, new = Candidate("172.18.0.2", 80), Candidate("172.18.0.3", 80)
+    assert moved(old.pair, (new, Candidate("127.0.0.1", 4000, via_forwarder=True))) == new.pair
+    assert moved(old.pair, (new, old)) == old.pair
+    assert moved(old.pair, ()) == old.pair

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -296,6 +297,21 @@ async def test_a_flow_without_a_policy_is_not_woken_by_traffic_but_by_a_person(i
     await idle_house.clock.run(100_000)
     assert web.state == "ready"
     assert web.explain().sleeps_in is None
+
+
+async def test_a_flow_that_gets_another_address_while_it_runs_is_reached_there(idle_house: IdleHouse) -> None:
+    web = await idle_house.create(port=8000)
+    await web.wake(reason="a request")
+    seen = web.entry.observation
+    assert seen is not None and web.upstream == ("127.0.0.1", 8000)
+
+    def now_has(ports: dict[str, int], addresses: tuple[str, ...] = ()) -> tuple[str, int] | None:
+        idle_house.core.observe(web.entry, replace(seen, ports=ports, addresses=addresses))
+        return web.upstream
+
+    assert now_has({"8000/tcp": 4321}) == ("127.0.0.1", 4321)
+    assert now_has({"8000/tcp": 4321}, ("10.0.0.9",)) == ("127.0.0.1", 4321), "the way that it had is there still"
+    assert web.state == "ready"
 
 
 async def test_a_flow_that_others_start_runs_its_readiness(idle_house: IdleHouse) -> None:
