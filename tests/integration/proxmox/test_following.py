@@ -238,7 +238,7 @@ async def test_a_tag_that_changes_and_a_start_have_the_notes_read_at_the_next_lo
 
     await until(read, "both have been read again")
     # The turn of eight would take 24 looks.
-    assert (lab.pve.calls() - before)["GET /cluster/resources"] <= 6
+    assert (lab.pve.calls() - before)["GET /cluster/resources"] <= 12
 
 
 async def test_notes_that_cannot_be_read_just_now_change_nothing(lab: Lab) -> None:
