@@ -294,7 +294,8 @@ class Service:
         return min(self.settings.shutdown_timeout * DRAIN_SHARE, max(0.1, self._time_left() - LEFT_OVER))
 
     async def _listen(self, app: web.Application) -> None:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        # Nothing that comes in is unpacked: 190 KB of gzip are 200 MB, and hold everybody up, also when nobody reads them.
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, auto_decompress=False)
         await runner.setup()
         site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024)
         try:

@@ -16,14 +16,18 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote
 
+from flow_manager.activity.alike import Alike
+
 MASK = "***"
 # Shorter values ("test", "admin") would mask half of every text without hiding anything.
 MIN_SECRET_LENGTH = 6
 # A longer name is none that a person gave: it is not remembered (4,096 keys of a message that has a megabyte each would be
 # four gigabytes), nor divided into words.
 MAX_NAME = 256
-# A key of several lines has some dozens. Each line is looked for by itself, and those that begin alike are tried in turn.
+# A key of several lines has some dozens. Each line is looked for by itself.
 MAX_LINES = 500
+# So many known forms that begin alike are tried in turn; more have a table.
+FEW = 16
 # Deeper data is cut off there: one more than what the strict codec takes would make an entry that no client can read.
 MAX_DEPTH = 24
 
@@ -127,8 +131,8 @@ class Masker:
         self._given: Counter[str] = Counter()
         # How many of the given values may turn up in this form: two can share one.
         self._uses: Counter[str] = Counter()
-        # The first characters of each known form → the forms that begin so, longest first.
-        self._forms: dict[str, tuple[str, ...]] = {}
+        # The first characters of each known form → the forms that begin so: a few, longest first, or many.
+        self._forms: dict[str, tuple[str, ...] | Alike] = {}
         # The four groups of three characters in each of those heads, and how many heads have them: a text without any of
         # them holds no known value. Ten times faster than looking at each character, and most lines of a log have none.
         self._hints: Counter[str] = Counter()
@@ -137,12 +141,10 @@ class Masker:
         """From now on masked wherever it stands. Values under six characters are not looked for."""
         self._given[value] += 1
         if self._given[value] == 1:
-            forms = _forms_of(value)
-            self._uses.update(forms)
-            for head, alike in _by_head(forms).items():
-                if head not in self._forms:
-                    self._hints.update(_hints_of(head))
-                self._forms[head] = tuple(sorted({*self._forms.get(head, ()), *alike}, key=len, reverse=True))
+            for form in _forms_of(value):
+                self._uses[form] += 1
+                if self._uses[form] == 1:
+                    self._know(form)
 
     def remove_secret(self, value: str) -> None:
         """Take one `add_secret` back; a value that was not given is ignored."""
@@ -151,21 +153,11 @@ class Masker:
             return
         if self._given.pop(value, 0) == 0:
             return
-        forms = _forms_of(value)
-        self._uses.subtract(forms)
-        gone = {form for form in forms if self._uses[form] <= 0}
-        for form in gone:
-            del self._uses[form]
-        for head, alike in _by_head(gone).items():
-            left = tuple(known for known in self._forms[head] if known not in alike)
-            if left:
-                self._forms[head] = left
-            else:
-                del self._forms[head]
-                for hint in _hints_of(head):
-                    self._hints[hint] -= 1
-                    if not self._hints[hint]:
-                        del self._hints[hint]
+        for form in _forms_of(value):
+            self._uses[form] -= 1
+            if self._uses[form] <= 0:
+                del self._uses[form]
+                self._forget(form)
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
         """Know the secrets among a flow's variables, until `remove_environment`."""
@@ -192,6 +184,34 @@ class Masker:
             name: (MASK if value else "") if looks_secret(name) else self.mask_text(value)
             for name, value in environment.items()
         }
+
+    def _know(self, form: str) -> None:
+        head = form[:MIN_SECRET_LENGTH]
+        known = self._forms.get(head, ())
+        if not known:
+            self._hints.update(_hints_of(head))
+        if isinstance(known, Alike):
+            known.add(form)
+        elif len(known) < FEW:
+            self._forms[head] = tuple(sorted((*known, form), key=len, reverse=True))
+        else:
+            self._forms[head] = Alike((*known, form))
+
+    def _forget(self, form: str) -> None:
+        head = form[:MIN_SECRET_LENGTH]
+        known = self._forms[head]
+        if isinstance(known, Alike):
+            known.remove(form)
+            if known.forms:
+                return
+        elif left := tuple(other for other in known if other != form):
+            self._forms[head] = left
+            return
+        del self._forms[head]
+        for hint in _hints_of(head):
+            self._hints[hint] -= 1
+            if not self._hints[hint]:
+                del self._hints[hint]
 
     def _mask(self, data: Any, depth: int) -> Any:
         if data is None or isinstance(data, bool):
@@ -230,15 +250,11 @@ class Masker:
         last = len(text) - MIN_SECRET_LENGTH
         while position <= last:
             candidates = forms.get(text[position : position + MIN_SECRET_LENGTH])
-            if candidates is not None:
-                for form in candidates:
-                    if text.startswith(form, position):
-                        pieces.append(text[kept:position])
-                        pieces.append(MASK)
-                        kept = position = position + len(form)
-                        break
-                else:
-                    position += 1
+            length = 0 if candidates is None else _found(candidates, text, position)
+            if length:
+                pieces.append(text[kept:position])
+                pieces.append(MASK)
+                kept = position = position + length
             else:
                 position += 1
         if not pieces:
@@ -251,17 +267,22 @@ def _hints_of(head: str) -> list[str]:
     return [head[place : place + 3] for place in range(MIN_SECRET_LENGTH - 2)]
 
 
-def _by_head(forms: set[str]) -> dict[str, set[str]]:
-    heads: dict[str, set[str]] = {}
-    for form in forms:
-        heads.setdefault(form[:MIN_SECRET_LENGTH], set()).add(form)
-    return heads
+def _found(candidates: tuple[str, ...] | Alike, text: str, position: int) -> int:
+    """How long the longest of them is that stands there; 0: none."""
+    if isinstance(candidates, Alike):
+        return candidates.found(text, position)
+    for form in candidates:
+        if text.startswith(form, position):
+            return len(form)
+    return 0
 
 
 def _forms_of(value: str) -> set[str]:
     """As it may turn up: itself, line by line (a key of several lines in a log), inside JSON text, out of a URL; without the
     newline that files end with. Of the lines the first `MAX_LINES`."""
     plain = value.strip()
+    if plain.isascii() and plain.isalnum():  # nearly every token: it looks the same everywhere
+        return {plain} if len(plain) >= MIN_SECRET_LENGTH else set()
     lines = [line.strip() for line in plain.splitlines()[:MAX_LINES]]
     forms = {plain, *lines, json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1], unquote(plain)}
     return {form for form in forms if len(form) >= MIN_SECRET_LENGTH}

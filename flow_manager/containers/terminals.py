@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 LINGER = 300.0
 # How long the end of an ended one is kept, in seconds: longer than a lost connection takes to come back.
 AFTERLIFE = 60.0
-# Each keeps 1 MiB, a PTY and some processes: more than people open, an end to what a faulty client can pile up.
+# Each keeps 1 MiB, a PTY and some processes: more than people open, an end to what a faulty client can pile up. So many open
+# ones, and as many that have ended.
 MAX_OF_PRINCIPAL = 32
 MAX_OF_FLOW = 32
 # Requests whose input is known to be typed, a terminal: more than a client has under way when it loses its connection.
@@ -296,6 +297,11 @@ class Terminals:
         # What it started may have outlived it: its runtime ends that, too.
         self._spawn(terminal.close())
         self._later(held, self._afterlife, terminal)
+        ended = [one for one in self._held.values() if one.owner == held.owner and one.terminal and one.terminal.over]
+        for one in ended[:-MAX_OF_PRINCIPAL]:
+            one.stop_timer()
+            if one.terminal is not None:
+                self._spawn(self._forget(one.terminal))
 
     def _abandoned(self, held: _Held, terminal: OpenTerminal) -> None:
         if terminal.viewers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import WSMsgType, web
@@ -27,8 +28,9 @@ UPGRADE_TIMEOUT = 10.0
 ATTACHMENT_TIMEOUT = 10.0
 # Seconds that a client may take to answer our closing frame, before its transport is aborted.
 CLOSE_TIMEOUT = 1.0
-# Events of one client handled in a row before the others get their turn: some 2 ms.
-FAIR_SHARE = 64
+# Seconds for which events of one client are handled in a row before the others get their turn. By time, not by number: a list
+# of many flows takes a thousand times what a status does.
+FAIR_SHARE = 0.003
 SEPARATOR = b"\x1e"
 
 _CLOSE, _PONG, _MESSAGE, _UPGRADE = b"1345"
@@ -207,12 +209,14 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
             raise exceptions.SocketIsClosedError() from None
         if body.count(SEPARATOR) >= MAX_PACKETS_IN_POST:
             raise exceptions.ContentTooLongError()
-        for done, raw in enumerate(body.split(SEPARATOR)):
+        turn = monotonic() + FAIR_SHARE
+        for raw in body.split(SEPARATOR):
             if self.closed:
                 return
-            if done % FAIR_SHARE == FAIR_SHARE - 1:
-                await asyncio.sleep(0)
             await self.take(raw)
+            if monotonic() > turn:
+                await asyncio.sleep(0)
+                turn = monotonic() + FAIR_SHARE
 
     async def _upgrade_websocket(self, environ: dict[str, Any]) -> Any:
         if self.upgraded or self.upgrading:
@@ -257,7 +261,7 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
             self.upgrading = False
 
     async def _read(self, websocket: web.WebSocketResponse) -> None:
-        in_a_row = 0
+        turn = monotonic() + FAIR_SHARE
         while not self.closed:
             message = await websocket.receive()
             if message.type is WSMsgType.TEXT:
@@ -266,10 +270,9 @@ class EngineSocket(async_socket.AsyncSocket):  # type: ignore[misc]
                 self.server.receiver.on_attachment(self, message.data)
             else:
                 return
-            in_a_row += 1
-            if in_a_row >= FAIR_SHARE:
-                in_a_row = 0
+            if monotonic() > turn:
                 await asyncio.sleep(0)
+                turn = monotonic() + FAIR_SHARE
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ RESOLUTION = 0.25
 NEVER = math.inf
 # The loop was late by more than this many seconds: the process was stopped (SIGSTOP, a suspended machine).
 GAP = 30.0
+# Fewer buckets than this are not worth being looked through for empty ones.
+FEW = 64
 
 
 class Item(Protocol):
@@ -61,6 +63,7 @@ class Wheel:
         self._on_gap = on_gap
         self._buckets: dict[int, set[Any]] = {}
         self._ticks: list[int] = []
+        self._sweep_beyond = FEW
         self._handle: Handle | None = None
         self._armed_tick = 0
         self._expected = 0.0
@@ -114,9 +117,17 @@ class Wheel:
     def _take_out(self, item: Item) -> None:
         bucket = self._buckets.get(item.wheel_tick)
         if bucket is not None:
-            # An empty one stays until its tick comes first: made again and again, it would fill the heap of ticks.
+            # An empty one stays until its tick comes first, or there are many: made again and again, it would fill the heap.
             bucket.discard(item)
+            if not bucket and len(self._ticks) > self._sweep_beyond:
+                self._sweep()
         item.wheel_tick = 0
+
+    def _sweep(self) -> None:
+        """Flows with deadlines of days that come and go would leave 345,600 empty buckets a day."""
+        self._buckets = {tick: bucket for tick, bucket in self._buckets.items() if bucket}
+        self._ticks = sorted(self._buckets)
+        self._sweep_beyond = 2 * len(self._ticks) + FEW
 
     def _set_timer(self) -> None:
         while self._ticks and not self._buckets[self._ticks[0]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import signal
 import socket
@@ -269,3 +270,21 @@ async def test_a_token_decides_who_one_is_and_what_one_may(
         assert ann.events("activity") == [] and ann.events("container_status") == []
         assert (await ann.ok("list_activity"))["entries"] == []
         await bob.ok("delete_container", container_id="bobs")
+
+
+async def test_nothing_that_comes_in_is_unpacked(memory_platform: Platform, started: Callable[..., Any]) -> None:
+    """190 KB of gzip are 200 MB; unpacking them held everybody up, also when nobody read them."""
+    service = await started(memory_platform.settings())
+    base = f"{service.url}/socket.io/?EIO=4&transport=polling"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(base) as answer:
+            sid = (await answer.text()).split('"')[3]
+        async with session.post(f"{base}&sid={sid}", data="40"):
+            pass
+        close = gzip.compress(b"1")
+        async with session.post(f"{base}&sid={sid}", data=close, headers={"Content-Encoding": "gzip"}) as answer:
+            assert answer.status == 200  # a packet that is none
+        async with session.post(f"{base}&sid={sid}", data="1") as answer:
+            assert answer.status == 200  # still there
+        async with session.post(f"{base}&sid={sid}", data="1") as answer:
+            assert answer.status == 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import orjson
 import pytest
@@ -386,3 +387,40 @@ async def test_a_post_that_is_too_much_ends_the_session(service, body):
         except aiohttp.ClientConnectionError:
             pass  # the server need not read what it refuses
     assert service.engine.sockets == {}
+
+
+@pytest.mark.parametrize("way", ["websocket", "polling"])
+async def test_events_that_take_long_let_others_have_their_turn_after_each(service, raw, monkeypatch, way):
+    """By their number alone, sixty-four lists of many flows were made in a row: a second in which nobody else was served."""
+    import aiohttp
+
+    order: list[str] = []
+
+    def slow(_principal, _request):
+        order.append("event")
+        time.sleep(0.005)
+        return []
+
+    async def others():
+        while order.count("event") < 40:
+            order.append("other")
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(service.manager, "list_containers", slow)
+    packets = [f'42{number}["list_containers"]' for number in range(40)]
+    if way == "websocket":
+        client = await raw()
+        beside = asyncio.create_task(others())
+        for packet in packets:
+            await client.send(packet)
+        await client.until("4339")
+    else:
+        async with aiohttp.ClientSession() as session:
+            base = f"{service.url}/socket.io/?EIO=4&transport=polling"
+            async with session.get(base) as response:
+                sid = orjson.loads((await response.text())[1:])["sid"]
+            beside = asyncio.create_task(others())
+            async with session.post(f"{base}&sid={sid}", data="\x1e".join(["40", *packets])) as response:
+                assert await response.text() == "OK"
+    await asyncio.wait_for(beside, 10)
+    assert "event event event" not in " ".join(order)

@@ -244,3 +244,18 @@ def test_a_secret_of_very_many_lines_costs_its_length() -> None:
     masker.remove_secret("\n".join(lines))
     assert time.process_time() - began < 1
     assert masker.mask_text(lines[0]) == lines[0]
+
+
+def test_very_many_secrets_that_begin_alike_are_known_found_and_forgotten_in_time() -> None:
+    environment = {f"TOKEN_{number}": f"secret{number}" for number in range(10_000)}
+    masker = Masker()
+    began = time.process_time()
+    masker.add_environment(environment)
+    assert masker.mask_text("secret9999 secret12345 secret- secret") == f"{MASK} {MASK}5 secret- secret"
+    assert masker.mask_text("secret " * 1000 + "secret77") == "secret " * 1000 + MASK
+    masker.remove_environment({name: environment[name] for name in list(environment)[100:]})
+    assert masker.mask_text("secret99 secret100") == f"{MASK} {MASK}0"
+    masker.remove_environment(environment)
+    assert time.process_time() - began < 2
+    assert masker.mask_text("secret99 secret100") == "secret99 secret100"
+    assert not masker._forms and not masker._hints and not masker._uses

@@ -76,3 +76,19 @@ async def test_one_that_is_joined_again_in_time_stays_open(house: Any, monkeypat
         await all_of_them.attach(LOCAL, attach(terminal_id=opened.terminal_id), second)
         assert timer.cancelled()
         assert len(all_of_them) == 1
+
+
+async def test_of_those_that_have_ended_the_last_ones_are_remembered_so_many_as_may_be_open(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each keeps its last output: ended ones that count for nothing are gigabytes within their minute."""
+    monkeypatch.setattr("flow_manager.containers.terminals.MAX_OF_PRINCIPAL", 3)
+    async with terminals(house) as all_of_them:
+        viewer = Looking()
+        opened = []
+        for _ in range(6):
+            opened.append((await all_of_them.attach(LOCAL, attach(), viewer)).terminal_id)
+            await all_of_them.write(LOCAL, opened[-1], b"exit\n")
+            await eventually(lambda: len(all_of_them) == 0)
+        await eventually(lambda: list(all_of_them._held) == opened[-3:])
+        await house.told("terminal_closed")

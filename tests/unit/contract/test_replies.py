@@ -120,3 +120,10 @@ def test_reasons_are_in_words_of_ours() -> None:
         with pytest.raises(ValidationError) as refused:
             model.model_validate(data)
         assert invalid_request(refused.value).details["fields"][0]["reason"].startswith(reason)
+
+
+def test_of_a_request_that_is_wrong_in_thousands_of_places_none_is_listed() -> None:
+    with pytest.raises(ValidationError) as caught:
+        CreateContainer.model_validate({"image": "x", **{f"field_{number}": 1 for number in range(3000)}})
+    refusal = invalid_request(caught.value)
+    assert refusal.details["fields"] == [{"path": "(request)", "reason": "3000 of its values are refused"}]

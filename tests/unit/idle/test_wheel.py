@@ -187,6 +187,23 @@ def test_arming_and_forgetting_for_ever_leaves_nothing_behind() -> None:
     assert len(wheel) == 0
 
 
+def test_deadlines_far_away_that_are_forgotten_leave_no_buckets_while_a_nearer_one_stands() -> None:
+    clock = FakeClock()
+    timer = Timer(clock)
+    wheel = Wheel(clock, call_later=timer)
+    near, last = Item(clock), Item(clock)
+    wheel.arm(near, clock.monotonic() + 10)
+    for number in range(5000):
+        item = Item(clock)
+        wheel.arm(item, clock.monotonic() + 86400 + number)
+        wheel.forget(item)
+        assert len(wheel._buckets) == len(wheel._ticks) < 100
+    wheel.arm(last, clock.monotonic() + 20)
+    timer.run(30)
+    assert len(near.fired) == len(last.fired) == 1
+    assert not wheel._buckets and not wheel._ticks and not wheel.armed
+
+
 def test_a_closed_wheel_calls_nothing() -> None:
     clock, timer, wheel = make()
     item = Item(clock)
