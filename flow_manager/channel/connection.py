@@ -13,10 +13,10 @@ from typing import cast
 
 from flow_manager.channel import frames
 from flow_manager.channel.deadlines import Deadlines
-from flow_manager.channel.frames import LineSplitter, Refusal, frame_of, parse
+from flow_manager.channel.frames import MAX_NAME, LineSplitter, Refusal, frame_of, parse
 from flow_manager.channel.half_line import HalfLineWatch
 from flow_manager.channel.peer import ConnectionOwner, Peer
-from flow_manager.channel.pending import Pending
+from flow_manager.channel.pending import REPLY, Pending
 from flow_manager.channel.taking import BAD_LINES_A_SECOND, TAKE
 from flow_manager.channel.throttle import BadLines, TokenBucket
 from flow_manager.channel.writer import FrameWriter
@@ -88,6 +88,17 @@ class Connection(asyncio.Protocol):
             return
         self.last_heard = self.monotonic()
         splitter = self._splitter
+        if splitter.partial is None and data.endswith(b"\n") and len(data) <= self._settings.max_line:
+            # Whole lines, and none before them that was not: nothing to keep, and nothing to watch that isn't watched yet.
+            # Nearly always it is one, and its newline may stay: to JSON it is white space.
+            lines: Sequence[bytes] = (data,) if data.find(b"\n") == len(data) - 1 else data[:-1].split(b"\n")
+            if self._held:
+                self._held = [*self._held, *lines]
+            else:
+                self._take(lines)
+            if self._half_line is not None:
+                self._half_line.finished()
+            return
         lines = splitter.feed(data)
         if lines:
             if self._held:
@@ -152,8 +163,14 @@ class Connection(asyncio.Protocol):
         if not writer.blocked:
             if not expect_reply and not self.acks:
                 return None
-            pending = self._expect(message_id, expect_reply, timeout)
-            pending.written()
+            if self.acks:
+                pending = self._expect(message_id, expect_reply, timeout)
+                pending.written()
+                return pending
+            pending = Pending(
+                message_id, self._loop.create_future(), self.pending, self._deadlines, True, None, timeout
+            )
+            pending.stage = REPLY
             return pending
         pending = self._expect(message_id, expect_reply, timeout)
         writer.follow(pending)
@@ -208,26 +225,38 @@ class Connection(asyncio.Protocol):
     def _take(self, lines: Sequence[bytes]) -> None:
         answers: list[bytes] = []
         bucket = self.bucket
-        for index, line in enumerate(lines):
+        rest = iter(lines)
+        for line in rest:
             if bucket.tokens < 1 and not bucket.refill():
-                self._hold(lines[index:])
+                self._hold([line, *rest])
                 break
-            bucket.tokens -= 1
             try:
                 data = loads(line)
             except JsonRefused:
+                bucket.tokens -= 1
                 frame = parse(line)
                 if frame is None:
                     continue
             else:
-                # Most of what comes is an answer that is waited for: that takes the short way, without becoming a frame.
-                if type(data) is dict and data.get("type") == "reply" and type(to := data.get("to")) is str:
+                # Nearly all that comes is an answer that is waited for, or a message: they take a short way, without
+                # becoming a frame, where nothing is unusual about them.
+                kind = data.get("type") if type(data) is dict else None
+                if kind == "reply" and type(to := data.get("to")) is str:
                     pending = self.pending.get(to)
                     if pending is not None:
                         # What we asked for costs the flow nothing.
-                        bucket.tokens += 1
                         pending.finish(data.get("body"))
                         continue
+                bucket.tokens -= 1
+                if (
+                    kind == "message"
+                    and type(to := data.get("id")) is str
+                    and 0 < len(to) <= MAX_NAME
+                    and "body" in data
+                ):
+                    self.owner.said(data["body"])
+                    answers.append(frames.encode_ack(to))
+                    continue
                 frame = frame_of(data)
             try:
                 answer = TAKE[type(frame)](self, frame)
@@ -244,7 +273,7 @@ class Connection(asyncio.Protocol):
             if self._introduced is not None:
                 self._introduced.set()
         if answers:
-            self.answer(b"".join(answers) if len(answers) > 1 else answers[0])
+            self.answer(answers[0] if len(answers) == 1 else b"".join(answers))
             if self.bad_lines is not None and self.bad_lines.too_many:
                 self.close(frames.BAD_FRAME, f"{BAD_LINES_A_SECOND} bad lines within a second: closing")
 

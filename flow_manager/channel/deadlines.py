@@ -29,14 +29,18 @@ class Deadlines:
         self._time = loop.time
         self._queues: dict[float, _Queue] = {}
 
-    def add(self, seconds: float, waiting: Expiring) -> None:
-        """`waiting.expired(seconds)` after `seconds`, unless `discard` comes first. One deadline of a length for each."""
+    def add(self, seconds: float, waiting: Expiring) -> dict[Expiring, float]:
+        """`waiting.expired(seconds)` after `seconds`, unless `discard` comes first. One deadline of a length for each.
+
+        Gives what it is kept in: to take it out of that is to discard it, without the search.
+        """
         queue = self._queues.get(seconds)
         if queue is None:
             queue = self._queues[seconds] = _Queue(seconds, self._loop, self._queues.pop)
         queue.entries[waiting] = self._time() + seconds
         if queue.timer is None:
             queue.timer = self._loop.call_later(seconds, queue.look)
+        return queue.entries
 
     def discard(self, seconds: float, waiting: Expiring) -> None:
         queue = self._queues.get(seconds)

@@ -140,13 +140,13 @@ class FlowChannel:
             self.connection = None
             tell(self._listener.flow_disconnected, self.flow_id)
 
+    def said(self, body: Any) -> None:
+        tell(self._listener.flow_message, self.flow_id, body)
+        if self._waiters:
+            self._give_to_waiters(body)
+
     def heard(self, frame: Frame) -> None:
-        # Messages first: they are the many.
-        if type(frame) is frames.Message:
-            tell(self._listener.flow_message, self.flow_id, frame.body)
-            if self._waiters:
-                self._give_to_waiters(frame.body)
-        elif type(frame) is frames.ActorEvent:
+        if type(frame) is frames.ActorEvent:
             tell(self._listener.flow_actor_event, self.flow_id, frame.actor, frame.event, frame.details)
         elif type(frame) is frames.Busy:
             seconds = min(frame.seconds, self._settings.max_busy)

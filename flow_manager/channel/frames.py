@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from flow_manager.util.strict_json import JsonRefused, dumps_bytes, loads
+from flow_manager.util.strict_json import JsonRefused, dumps_line, loads
 
 BAD_FRAME = "bad_frame"
 UNKNOWN_TYPE = "unknown_type"
@@ -26,7 +26,7 @@ MAX_NAME = 256
 # A reason is for people; the rest of a longer one is cut.
 MAX_REASON = 1000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_WHITESPACE = b" \t\r"
+_WHITESPACE = b" \t\r\n"
 _ABSENT = object()
 
 
@@ -250,11 +250,11 @@ def encode_message(message_id: str, body: Any) -> bytes:
 
     :raises JsonRefused: when `body` is not plain JSON data.
     """
-    return dumps_bytes({"type": "message", "id": message_id, "body": body}) + b"\n"
+    return dumps_line({"type": "message", "id": message_id, "body": body})
 
 
 def encode_ack(message_id: str | int) -> bytes:
-    return dumps_bytes({"type": "ack", "to": message_id}) + b"\n"
+    return dumps_line({"type": "ack", "to": message_id})
 
 
 def encode_error(code: str, reason: str | None = None, *, to: str | None = None) -> bytes:
@@ -263,9 +263,9 @@ def encode_error(code: str, reason: str | None = None, *, to: str | None = None)
         frame["to"] = to
     if reason is not None:
         frame["reason"] = reason
-    return dumps_bytes(frame) + b"\n"
+    return dumps_line(frame)
 
 
 def encode_stopping(seconds: float) -> bytes:
     whole = int(seconds) if seconds == int(seconds) else seconds
-    return dumps_bytes({"type": "stopping", "in": whole}) + b"\n"
+    return dumps_line({"type": "stopping", "in": whole})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flow_manager.channel.frames import Frame
 
@@ -39,8 +39,12 @@ class ConnectionOwner(Protocol):
 
     def connected(self, connection: Connection) -> None: ...
     def lost(self, connection: Connection) -> None: ...
+    def said(self, body: Any) -> None:
+        """The body of a message that the flow sent on its own."""
+        ...
+
     def heard(self, frame: Frame) -> None:
-        """A frame that is not the connection's own business: a message, an event, a state, a refusal."""
+        """A frame that is not the connection's own business: an event, a state, a refusal."""
         ...
 
     def issued(self, message_id: str) -> bool:

@@ -28,8 +28,8 @@ class Pending:
     """
 
     __slots__ = (
-        "_ack_timeout", "_deadlines", "_needs_reply", "_on_delivered", "_stage_limit", "_timeout", "_waiting", "future",
-        "message_id", "stage",
+        "_ack_timeout", "_deadlines", "_limited", "_needs_reply", "_on_delivered", "_stage_limit", "_timeout", "_waiting",
+        "future", "message_id", "stage",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +54,7 @@ class Pending:
         self._stage_limit: float | None = None
         self._on_delivered: Callable[[], None] | None = None
         waiting[message_id] = self
-        deadlines.add(timeout, self)
+        self._limited = deadlines.add(timeout, self)
 
     def waits_to_be_written(self, seconds: float) -> None:
         self._limit_stage(seconds)
@@ -88,7 +88,11 @@ class Pending:
             self._on_delivered = callback
 
     def finish(self, reply: Any) -> None:
-        self.forget()
+        # As `forget`, by hand: each message comes this way once.
+        self._waiting.pop(self.message_id, None)
+        if self._stage_limit is not None:
+            self._limit_stage(None)
+        self._limited.pop(self, None)
         future = self.future
         if not future.done():
             future.set_result(reply)
@@ -113,7 +117,7 @@ class Pending:
         self._waiting.pop(self.message_id, None)
         if self._stage_limit is not None:
             self._limit_stage(None)
-        self._deadlines.discard(self._timeout, self)
+        self._limited.pop(self, None)
 
     def _wait_for_reply(self) -> None:
         self.stage = REPLY

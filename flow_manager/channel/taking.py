@@ -36,7 +36,7 @@ def _reply(connection: Connection, reply: frames.Reply) -> bytes | None:
 
 
 def _message(connection: Connection, message: frames.Message) -> bytes | None:
-    connection.owner.heard(message)
+    connection.owner.said(message.body)
     return None if message.id is None else frames.encode_ack(message.id)
 
 
