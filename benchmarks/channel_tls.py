@@ -57,7 +57,7 @@ async def _start_talker(port: int, ca: str, hellos: list[dict[str, Any]]) -> sub
 
 
 async def _measure(quick: bool, folder: Path) -> list[Row]:
-    rounds, alone, together = (3, 1_000, 20) if quick else (9, 5_000, 200)
+    rounds, alone, together = (7, 1_000, 40) if quick else (25, 2_000, 80)
     loop = asyncio.get_running_loop()
     talkers: list[subprocess.Popen[bytes]] = []
     settings = ChannelSettings(messages_per_second=1e9, tls_listen="127.0.0.1:0")

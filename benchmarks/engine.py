@@ -28,6 +28,8 @@ import images
 # Ends at once on TERM, so that a stop measures us and the engine, not the program's grace.
 COMMAND = ["sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"]
 AT_A_TIME = (1, 4, 16)
+# What the service does after its reply must not fall on the engine's own turn, nor the engine's clearing up on ours.
+SETTLE_SECONDS = 0.1
 Operation = Callable[[], Awaitable[None]]
 
 
@@ -128,6 +130,7 @@ async def twin(host: str, runtime_id: str) -> dict[str, Any]:
 
 
 async def timed(operation: Awaitable[None]) -> float:
+    await asyncio.sleep(SETTLE_SECONDS)
     started = time.perf_counter()
     await operation
     return (time.perf_counter() - started) * 1000
@@ -141,7 +144,7 @@ async def latencies(ours: Ours, raw: Raw, own_id: str, repeats: int) -> list[Row
     ]
     for turn in range(repeats + 1):
         for side, id, times in sides if turn % 2 else reversed(sides):
-            taken = await timed(side.start(id)), await timed(side.stop(id))
+            taken = [await timed(operation) for operation in (side.start(id), side.stop(id))]
             if turn:  # the first turn warms caches and is thrown away
                 times["start"].append(taken[0])
                 times["stop"].append(taken[1])

@@ -170,6 +170,10 @@ class TlsPipe(asyncio.Transport, asyncio.Protocol):
             if not data:
                 break
             self._protocol.data_received(data)
+            if not self._incoming.pending and not self._tls.pending():
+                # Nothing more can be read: to be told so by an exception would cost each message as much as reading it.
+                self._flush()
+                break
 
     def _shake_hands(self) -> None:
         try:

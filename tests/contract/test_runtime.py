@@ -189,6 +189,20 @@ async def test_a_started_flow_runs(harness: RuntimeHarness, runtime: Runtime) ->
     assert before <= started.started_at <= datetime.now(UTC) + timedelta(seconds=2)
 
 
+async def test_what_a_start_or_a_stop_says_is_what_the_next_look_sees(
+    harness: RuntimeHarness, runtime: Runtime
+) -> None:
+    spec = harness.spec("sleeps")
+    await run(runtime, spec)
+    # The second life: what is known of the first one must not be taken for it.
+    for life in range(2):
+        stopped = await runtime.stop(spec.id, timeout=30)
+        assert stopped == await runtime.inspect(spec.id), f"stop {life}"
+        started = await runtime.start(spec.id)
+        assert started.started_at != stopped.started_at
+        assert started == await runtime.inspect(spec.id), f"start {life}"
+
+
 async def test_starting_one_that_runs_leaves_it_as_it_is(harness: RuntimeHarness, runtime: Runtime) -> None:
     spec = harness.spec("sleeps")
     await run(runtime, spec)

@@ -18,6 +18,7 @@ from flow_manager.runtimes.base import (
     LABEL_INSTANCE,
     Observation,
 )
+from flow_manager.runtimes.docker.after_the_end import after_the_end
 from flow_manager.runtimes.docker.client import Answer, EngineClient
 from flow_manager.runtimes.docker.errors import KIND, Subject, translated
 from flow_manager.runtimes.docker.glance import agrees
@@ -94,21 +95,33 @@ class Containers:
         # Those of the newest inspect, by the engine's id of the container; none where none runs.
         self.execs: dict[str, list[str]] = {}
 
-    def remember(self, data: Mapping[str, Any]) -> Observation:
-        """Take in an inspect's answer. :raises ValueError: when it is no container of this instance."""
+    def read_as(self, data: Mapping[str, Any]) -> Observation:
+        """What an inspect's answer says. :raises ValueError: when it is no container of this instance."""
         identity = self.judge.identity(labels_of(data), name_of(data), text(dig(data, "Id")))
         if identity is None:
             raise ValueError("a container of another instance, or of nobody")
         seen = observe(data, identity)
-        if self._elsewhere is not None:
-            seen = replace(seen, engine_host=self._elsewhere.address)
-        handle = handle_of(data, seen.id, adopted=identity.adopted)
+        return seen if self._elsewhere is None else replace(seen, engine_host=self._elsewhere.address)
+
+    def remember(self, data: Mapping[str, Any]) -> Observation:
+        """Take in an inspect's answer. :raises ValueError: when it is no container of this instance."""
+        seen = self.read_as(data)
+        handle = handle_of(data, seen.id, adopted=seen.adopted)
         self._handles[seen.id] = handle
         self._flows[handle.runtime_id] = seen.id
         self._seen[seen.id] = seen
         self.execs.pop(handle.runtime_id, None)
         if execs := data.get("ExecIDs"):
             self.execs[handle.runtime_id] = [text(one) for one in execs]
+        return seen
+
+    def ended(self, handle: Handle, told: Any) -> Observation | None:
+        """Take in the engine's answer to a `wait` for the container's end. None where only an inspect knows enough."""
+        before = self._seen.get(handle.flow_id)
+        if before is None or before.runtime_id != handle.runtime_id or (seen := after_the_end(before, told)) is None:
+            return None
+        self._seen[handle.flow_id] = seen
+        self.execs.pop(handle.runtime_id, None)
         return seen
 
     def forget(self, flow_id: str) -> None:

@@ -65,16 +65,19 @@ class Ending:
         chosen = normal(signal or handle.stop_signal) if grace > 0 else KILL
         with self._under_way(handle.runtime_id):
             try:
-                over = await self._signal_and_wait(handle, chosen, grace)
+                end = await self._signal_and_wait(handle, chosen, grace)
+                over = end is not None
             except ContainerStopped:
-                over = True
+                end, over = None, True
+            if end is not None and (told := self._containers.ended(handle, end.data)) is not None:
+                return told
             seen = await self._containers.inspect(handle.flow_id)
         if seen.running and not over:
             raise _still_runs(seen)
         return seen  # it may run again by now: somebody started it after its end
 
-    async def _signal_and_wait(self, handle: Handle, signal: str, grace: float) -> bool:
-        """True once it has ended. :raises ContainerStopped: it did not run."""
+    async def _signal_and_wait(self, handle: Handle, signal: str, grace: float) -> Answer | None:
+        """What the engine says of its end; None: it still runs. :raises ContainerStopped: it did not run."""
         if signal != normal(handle.stop_signal):
             # The engine lets a paused container see its own stop signal, and no other one.
             await self._let_go_on(handle)
@@ -86,23 +89,23 @@ class Ending:
                     return end.result()
                 await self._send(handle, KILL)
             await asyncio.wait([end], timeout=KILL_SECONDS)
-            return end.done() and end.result()
+            return end.result() if end.done() else None
 
     async def kill(self, handle: Handle, signal: str) -> Observation:
         """:raises ContainerNotFound, ContainerStopped, StopFailed, InvalidRequest, RuntimeUnavailable:"""
         if normal(signal) != KILL:
             await self._send(handle, signal)
             return await self._containers.inspect(handle.flow_id)
-        over = await self._signal_and_wait(handle, KILL, 0)
+        end = await self._signal_and_wait(handle, KILL, 0)
         seen = await self._containers.inspect(handle.flow_id)
-        if seen.running and not over:
+        if seen.running and end is None:
             raise _still_runs(seen)
         return seen
 
     @asynccontextmanager
-    async def _waiting(self, handle: Handle, within: float) -> AsyncIterator[asyncio.Task[bool]]:
+    async def _waiting(self, handle: Handle, within: float) -> AsyncIterator[asyncio.Task[Answer | None]]:
         """Waits from before the signal on: whoever looks only afterwards may see what was started anew meanwhile."""
-        task = asyncio.create_task(self.ended(handle, within), name="docker-wait")
+        task = asyncio.create_task(self._end(handle, within), name="docker-wait")
         try:
             yield task
         finally:
@@ -113,6 +116,10 @@ class Ending:
 
     async def ended(self, handle: Handle, within: float) -> bool:
         """Wait for the end of the container, at most `within` seconds; False when it still runs then."""
+        return await self._end(handle, within) is not None
+
+    async def _end(self, handle: Handle, within: float) -> Answer | None:
+        """The engine's answer to a wait for the end; None when it still runs after `within` seconds."""
 
         async def once() -> Answer:
             path = f"containers/{handle.runtime_id}/wait"
@@ -121,13 +128,13 @@ class Ending:
             )
 
         try:
-            await repeat(once, within=within)
+            return await repeat(once, within=within)
         except TimeoutError:
-            return False
+            return None
         except RAW as exc:
             with translated(Subject(handle.flow_id)):
                 raise exc
-        return True
+        raise AssertionError("unreachable: translated raises")
 
     async def _send(self, handle: Handle, signal: str) -> None:
         async def once() -> Answer:

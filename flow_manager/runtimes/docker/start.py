@@ -9,6 +9,7 @@ from aiodocker.exceptions import DockerError
 from flow_manager.errors import Conflict, PathNotAllowed, StartFailed
 from flow_manager.runtimes.base import LABEL_TENANT, Observation
 from flow_manager.runtimes.docker.containers import Containers, Handle
+from flow_manager.runtimes.docker.early_look import EarlyLook
 from flow_manager.runtimes.docker.ending import Ending
 from flow_manager.runtimes.docker.errors import Subject, translate
 from flow_manager.runtimes.docker.networks import Networks
@@ -36,8 +37,10 @@ class Starter:
         """:raises ContainerNotFound, StartFailed, PortInUse, Conflict, RuntimeUnavailable, PathNotAllowed:"""
         refuse_moved(handle.volumes)
         for _ in range(MAX_ROUNDS):
-            status = await self._post(handle)
-            seen = await self._containers.inspect(handle.flow_id)
+            async with EarlyLook(self._containers, handle) as look:
+                status = await self._post(handle)
+                early = await look.seen() if status != ALREADY else None
+            seen = early or await self._containers.inspect(handle.flow_id)
             if status != ALREADY:
                 return await self._fails(handle, seen) if handle.runtime_id in self._suspects else seen
             if seen.state == "paused":
