@@ -46,13 +46,14 @@ def begin(
         observed=observed,
     )
     watcher.attempt = attempt
+    # First of all: should one who listens to what follows raise, whoever joins this attempt is answered all the same.
+    _work_on(watcher, attempt)
     watcher.history.clear()
     if watcher.state == "stopping":
         attempt.phase = "stop"
         watcher.history.add("starting", f"{watcher.name} is going to sleep: waiting until it has stopped")
     else:
         _announce(watcher, attempt)
-    _work_on(watcher, attempt)
     return attempt
 
 
@@ -62,9 +63,9 @@ def begin_anew(watcher: Watcher, attempt: Attempt) -> None:
         attempt.task.cancel()
     attempt.round += 1
     attempt.phase, attempt.observed, attempt.woke, attempt.steps = "stop", False, False, {}
+    _work_on(watcher, attempt)
     watcher.history.clear()
     watcher.history.add("starting", f"{watcher.name} is being put to sleep: it is woken again when it has stopped")
-    _work_on(watcher, attempt)
 
 
 def _work_on(watcher: Watcher, attempt: Attempt) -> None:

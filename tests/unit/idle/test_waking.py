@@ -588,3 +588,18 @@ async def test_waiters_are_answered_also_when_a_listener_raises_in_the_middle_of
     error = caller.exception()
     assert (error is None) if outcome == "ready" else isinstance(error, WakeTimeout | Conflict)
     idle_house.core.status_listeners.remove(raises)
+
+
+async def test_a_wake_whose_announcement_raises_is_worked_on_all_the_same(idle_house: IdleHouse) -> None:
+    web = await idle_house.create()
+
+    def raises(*_: object) -> None:
+        raise RuntimeError("a listener's fault")
+
+    unsubscribe = web.history.subscribe(raises)
+    with pytest.raises(RuntimeError, match="a listener's fault"):
+        web.begin_wake(reason="a request")
+    unsubscribe()
+    async with asyncio.timeout(10):
+        await web.wake(reason="another request")
+    assert web.state == "ready"
