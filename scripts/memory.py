@@ -5,38 +5,61 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
-import tempfile
+import subprocess
 from pathlib import Path
 
-PLACE = Path("/dev/shm")
-PREFIX = "fmt-"
+SHARED = Path("/dev/shm")
+# Short, for a socket's path has 107 bytes; and not below /dev, which no flow is given anything of.
+TEMPORARY = Path("/tmp")
+PREFIX = "fmt"
 # All tests together take some hundred MB, an engine with its images as much again; there must be room for surprises.
 ROOM = 4 * 1024**3
 
 
-def available(place: Path = PLACE) -> bool:
-    """Whether programs can be run from there, and there is room. (A container's is often 64 MB small.)"""
+def room() -> bool:
     try:
-        there = os.statvfs(place)
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return False
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
-    return (
-        os.access(place, os.W_OK)
-        and not there.f_flag & (os.ST_NOEXEC | os.ST_RDONLY)
-        and min(there.f_bavail * there.f_frsize, free) >= ROOM
-    )
+    return any(line.startswith("MemAvailable:") and int(line.split()[1]) * 1024 >= ROOM for line in lines)
 
 
-def folder(place: Path = PLACE) -> Path:
-    """A folder that is gone when this process ends; those of killed processes are removed first."""
-    for left in place.glob(f"{PREFIX}*"):
-        owner = left.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(left, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place))
-    made.chmod(0o1777)  # as /tmp: flows of other users go through it
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
+def shared() -> Path | None:
+    """The machine's own place, for an engine; None where there is no room. (A container's is often 64 MB small.)"""
+    try:
+        there = os.statvfs(SHARED)
+    except OSError:
+        return None
+    useless = there.f_flag & (os.ST_NOEXEC | os.ST_RDONLY) or not os.access(SHARED, os.W_OK)
+    return None if useless or there.f_bavail * there.f_frsize < ROOM or not room() else SHARED
+
+
+def folder(place: Path = TEMPORARY) -> Path | None:
+    """A folder in memory that is gone when this process ends; those of killed processes are removed first.
+
+    None where there is no room, or for somebody who may not mount it: it takes root.
+    """
+    for left in place.glob(f"{PREFIX}[0-9]*"):
+        if not Path("/proc", left.name.removeprefix(PREFIX)).exists():
+            _remove(left)
+    made = place / f"{PREFIX}{os.getpid()}"
+    if os.geteuid() != 0 or not room():
+        return None
+    try:
+        made.mkdir()
+        options = f"size={ROOM},mode=1777"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", made], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        _remove(made)
+        return None
+    atexit.register(_remove, made)
     return made
+
+
+def _remove(made: Path) -> None:
+    try:
+        # Lazily: what is still open there goes when it is closed.
+        subprocess.run(["umount", "--lazy", made], capture_output=True, check=False)
+        made.rmdir()
+    except OSError:
+        pass

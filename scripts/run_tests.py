@@ -124,13 +124,12 @@ def nothing_left(mark: str, since: float) -> bool:
 
 def write_to_memory() -> None:
     """Temporary files, and a Docker engine that is started for this run, unless somebody said where they shall be."""
-    if "TMPDIR" in os.environ or not memory.available():
-        return
     # Before pytest: what it does with its folders at the very end comes before their removal.
-    os.environ["TMPDIR"] = str(memory.folder())
-    tempfile.tempdir = None
-    if "FLOW_MANAGER_ENGINE_DIR" not in os.environ and engine.find() is None:
-        engine.ROOT = memory.PLACE / engine.ROOT.name
+    if "TMPDIR" not in os.environ and (folder := memory.folder()) is not None:
+        os.environ["TMPDIR"] = str(folder)
+        tempfile.tempdir = None
+    if "FLOW_MANAGER_ENGINE_DIR" not in os.environ and (place := memory.shared()) is not None and engine.find() is None:
+        engine.ROOT = place / engine.ROOT.name
 
 
 def main(arguments: list[str]) -> int:

@@ -12,26 +12,43 @@ import pytest
 
 SCRIPTS = Path(memory.__file__).parent
 NOBODY = 2**22 + 1  # no process has such an id: pid_max is at most 2**22
+needs_memory = pytest.mark.skipif(os.geteuid() != 0 or not memory.room(), reason="no place in memory here")
 
 
+def mounts(place: Path) -> list[str]:
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [mount for line in lines if (mount := line.split()[1]).startswith(f"{place}/")]
+
+
+@needs_memory
 def test_a_folder_is_gone_with_its_process_and_those_of_killed_ones_before_the_next(tmp_path: Path) -> None:
-    (tmp_path / f"{memory.PREFIX}{NOBODY}-killed" / "pytest").mkdir(parents=True)
-    (tmp_path / f"{memory.PREFIX}{os.getpid()}-alive").mkdir()
+    killed = tmp_path / f"{memory.PREFIX}{NOBODY}"
+    alive = tmp_path / f"{memory.PREFIX}{os.getpid()}"
+    for left in (killed, alive):
+        left.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", killed], check=True)
+    (killed / "pytest").mkdir()
     script = "import memory, pathlib, sys; made = memory.folder(pathlib.Path(sys.argv[1])); (made / 'x').touch(); print(made)"
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], cwd=SCRIPTS, capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()).parent == tmp_path
-    assert [left.name for left in tmp_path.iterdir()] == [f"{memory.PREFIX}{os.getpid()}-alive"]
+    assert list(tmp_path.iterdir()) == [alive] and mounts(tmp_path) == []
 
 
-def test_there_is_no_place_where_there_is_none_or_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not memory.available(tmp_path / "nowhere")
+def test_there_is_none_without_room_or_where_nothing_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert memory.folder(tmp_path / "nowhere") is None
+    monkeypatch.setattr(memory, "SHARED", tmp_path / "nowhere")
+    assert memory.shared() is None
     monkeypatch.setattr(memory, "ROOM", 2**60)
-    assert not memory.available(tmp_path)
+    monkeypatch.setattr(memory, "SHARED", tmp_path)
+    assert memory.shared() is None and memory.folder(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not memory.available(), reason="no place in memory here")
+@needs_memory
 @pytest.mark.parametrize("given", [False, True])
 def test_a_run_writes_there_unless_it_was_told_where_to(tmp_path: Path, given: bool) -> None:
     said = tmp_path / "said"

@@ -38,8 +38,18 @@ class PtyLine:
     def __init__(self, terminal: Terminal, reader: str) -> None:
         self.terminal, self.reader = terminal, reader
         self.printed: asyncio.Queue[bytes] = asyncio.Queue()
-        terminal.watch(self.printed.put_nowait)
+        self.seen = b""
+        terminal.watch(self._show)
         self.typed = b""
+
+    def _show(self, data: bytes) -> None:
+        self.seen += data
+        self.printed.put_nowait(data)
+
+    async def shows(self, words: bytes) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while words not in self.seen:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.02)
 
     async def type(self, data: bytes) -> None:
         self.typed += data
@@ -225,7 +235,8 @@ async def test_what_no_interrupt_ends_is_a_refusal_that_shows_the_screen(
     async with console.line() as line:
         await asyncio.sleep(0.3)
         await line.type(b"sh -c \"trap '' INT; stty -echo; echo editing; while :; do sleep 1; done\"\n")
-        await asyncio.sleep(0.5)
+        # Its own words, not those that were typed: before them an interrupt would still end it.
+        await line.shows(b"editing\r\n")
         with pytest.raises(Conflict) as refused:
             await Session(line).enter(80, 24)  # type: ignore[arg-type]
         assert refused.value.details["operation"] == "console" and "editing" in refused.value.message
@@ -313,5 +324,5 @@ async def test_an_interrupt_ends_the_program_alone(console: Console) -> None:
         assert await session.said("up", within=PATIENCE) is not None
         await asyncio.sleep(0.1)
         await session.line.type(script.INTERRUPT)
-        ended = await finish(session, await session.said("end", within=PATIENCE / 5))
+        ended = await finish(session, await session.said("end", within=PATIENCE))
         assert ended is not None and (ended.how, ended.code) == ("E", 130), session.screen()
