@@ -199,6 +199,8 @@ class _Wait:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # nobody asks for it where the wait itself was cut off: asyncio would warn of that
 
     # --- ways ---------------------------------------------------------------------------------------------------------
 

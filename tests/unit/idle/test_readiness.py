@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from flow_manager.contract.models import IdlePolicy
-from flow_manager.idle import readiness_tcp
+from flow_manager.idle import readiness, readiness_tcp
 from flow_manager.idle.readiness import NotReady, Prober, ProbeTarget
 from flow_manager.idle.upstream import Candidate
 from flow_manager.testing import FakeClock, eventually
@@ -450,6 +451,31 @@ async def test_a_wait_that_is_cancelled_leaves_nothing(waited: str, listen: List
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert {task for task in asyncio.all_tasks() - before if "connected" not in repr(task.get_coro())} == set()
+
+
+async def test_an_attempt_that_fails_while_the_wait_is_cut_off_warns_of_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As at a shutdown in the middle of a wake, where a connection is refused in that very turn of the loop."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    under_way = asyncio.Event()
+
+    async def refused_late(*_: Any, **__: Any) -> None:
+        under_way.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise readiness.Failed("port 80 refuses connections") from None
+
+    monkeypatch.setattr(readiness._Wait, "attempt", refused_late)
+    waiting = Asked(ready={"tcp": 80}, ways=[Candidate("127.0.0.1", 80)]).wait(60)
+    await under_way.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gc.collect()
+    assert told == []
 
 
 # --- liveness ---------------------------------------------------------------------------------------------------------
