@@ -122,7 +122,8 @@ async def test_two_hundred_followers_of_a_chatty_container_come_and_go(
             await asyncio.gather(*(client.ok("unfollow_logs", **one) for one in followed))
             client.seen.clear()
         await client.ok("kill_container", container_id="chatty")
-        assert slowest < 3.0
+        # A chatty container fills two cores; what waited for its stream would wait until its time-out, ten seconds.
+        assert slowest < 8.0
         async with asyncio.timeout(10):
             while runtime.client._open_streams > before:  # type: ignore[attr-defined]  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
