@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.conftest import Client, Platform, running
 
 # Sleeps of a real container, each in a race with a request.
-TRIALS = 80
+TRIALS = 200
 # Answers each path with its name; /slow trickles ten pieces over three seconds.
 SERVER = """
 import http.server, os, time

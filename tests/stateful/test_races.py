@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 
 import pytest
@@ -14,7 +13,7 @@ from flow_manager.idle.watcher import Watcher
 from tests.unit.idle.house import IdleHouse
 
 # The loop decides in which order things happen: more trials find more orders.
-TRIALS = 10_000 if os.environ.get("FLOW_MANAGER_TEST_EXPLORE") == "1" else 4_000
+TRIALS = 10_000
 FLOWS = 25
 
 
