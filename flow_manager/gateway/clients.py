@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from flow_manager.contract.principal import Principal
 from flow_manager.gateway.engine_socket import EngineSocket
 from flow_manager.gateway.frames import Frame, event_frame
+from flow_manager.gateway.lanes import Lane
 from flow_manager.util import strict_json
 
 
@@ -20,8 +19,8 @@ class Client:
     sid: str
     principal: Principal
     socket: EngineSocket
-    in_flight: set[asyncio.Task[None]] = field(default_factory=set)
-    waiting: deque[Any] = field(default_factory=deque)
+    # What takes time and is under way, or waits for its turn, by the lane's name.
+    lanes: dict[str, Lane[Any]] = field(default_factory=dict)
     subscription: int = 0
     greeted: bool = False
 

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -23,25 +24,23 @@ from flow_manager.errors import (
     Forbidden,
     Internal,
     OperationTimeout,
-    RateLimited,
     ShuttingDown,
     UnknownEvent,
 )
 from flow_manager.gateway.clients import Client
 from flow_manager.gateway.frames import ack_frame, event_frame
 from flow_manager.gateway.handlers import Later, SocketIOEventHandler
+from flow_manager.gateway.lanes import Lane, lane_of
 from flow_manager.gateway.packets import Event
 from flow_manager.observability.metrics import OTHER, Recorder
 from flow_manager.util import strict_json
 from flow_manager.util.clock import Clock
 from flow_manager.util.ids import new_short_id
 
-# Whatever a handler does, the client has its answer by then: the longest timeout that it may ask for, and a margin.
+# Whatever a handler does, and however long its turn takes to come, the client has its answer by then: the longest timeout that
+# it may ask for, and a margin.
 DEADLINE = MAX_TIMEOUT + 60.0
-# Events of one client that may wait for their turn.
-MAX_WAITING = 1000
 OK = "ok"
-RETRY_AFTER = 1
 
 
 class GatewayLog(Protocol):
@@ -80,6 +79,8 @@ class Call:
     request: Any
     raw: dict[str, Any]
     ack: int | None
+    # When its answer is due, by the loop's clock.
+    until: float
     later: Later | None = None
 
 
@@ -138,12 +139,12 @@ class Dispatcher:
             if route.at_once:
                 answer = route.handler(client.sid, request)
                 if isinstance(answer, Later):
-                    self._start(client, Call(route, request, event.payload, event.id, answer))
+                    self._start(client, route, request, event, answer)
                     return
                 self._answer(client, event.id, answer)
                 self._recorder.events.add(event.name, OK)
             else:
-                self._start(client, Call(route, request, event.payload, event.id))
+                self._start(client, route, request, event)
         except FlowManagerError as error:
             self._refuse(client, event.id, error, event.name)
         except ValidationError as error:
@@ -159,27 +160,31 @@ class Dispatcher:
 
     # --- events that take time ----------------------------------------------------------------------------------------
 
-    def _start(self, client: Client, call: Call) -> None:
-        if len(client.in_flight) < self._max_in_flight:
-            self._run(client, call)
-        elif len(client.waiting) < MAX_WAITING:
-            client.waiting.append(call)
-        else:
-            raise RateLimited(
-                f"{self._max_in_flight} events are under way and {MAX_WAITING} wait", retry_after=RETRY_AFTER
+    def _start(
+        self, client: Client, route: Route, request: BaseModel, event: Event, later: Later | None = None
+    ) -> None:
+        name = lane_of(route.event, request)
+        if (lane := client.lanes.get(name)) is None:
+            lane = client.lanes[name] = Lane(
+                self._max_in_flight, run=partial(self._run, client), late=partial(self._had_no_turn, client)
             )
+        until = asyncio.get_running_loop().time() + self._deadline
+        lane.enter(Call(route, request, event.payload, event.id, until, later))
 
-    def _run(self, client: Client, call: Call) -> None:
+    def _run(self, client: Client, call: Call) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._serve(client, call), name=f"event-{call.route.event.name}")
-        client.in_flight.add(task)
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._done(client, done))
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    def _done(self, client: Client, task: asyncio.Task[None]) -> None:
-        client.in_flight.discard(task)
-        self._tasks.discard(task)
-        if client.waiting:
-            self._run(client, client.waiting.popleft())
+    def _had_no_turn(self, client: Client, call: Call) -> None:
+        name = call.route.event.name
+        error = OperationTimeout(
+            f"'{name}' had no turn in time: {self._max_in_flight} other events of this connection were under way",
+            operation=name,
+            timeout=self._deadline,
+        )
+        self._refuse(client, call.ack, error, name)
 
     async def _serve(self, client: Client, call: Call) -> None:
         name, began = call.route.event.name, self._clock.monotonic()
@@ -200,7 +205,7 @@ class Dispatcher:
         try:
             if self._closing:
                 raise ShuttingDown("the service is shutting down")
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout_at(call.until):
                 if isinstance(call.request, Mutation):
                     return await self._repeats.run(
                         client.principal, name, call.request.request_id, call.raw, lambda: self._attempt(client, call)

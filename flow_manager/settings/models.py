@@ -76,7 +76,9 @@ class LimitSettings(SettingsModel):
     max_unauthenticated: int = Field(default=256, ge=1, description="Connections that have not sent CONNECT yet.")
     connect_deadline: Seconds = Field(default=10, description="Seconds in which a connection must authenticate.")
     events_in_flight: int = Field(
-        default=64, ge=1, description="Events of one client handled at the same time; further ones wait."
+        default=64,
+        ge=1,
+        description="Events of one client handled at the same time; further ones wait. Looks, and what ends an operation, have as many for themselves.",
     )
     client_buffer: int = Field(
         default=4 * 1024 * 1024, ge=65536, description="Bytes that may wait for one slow client before it is cut off."

@@ -150,7 +150,7 @@ async def test_slow_operations_of_one_client_do_not_hold_up_reads(service, conne
 
 
 async def test_further_events_of_one_client_wait_their_turn_and_too_many_are_refused(serving, connect, monkeypatch):
-    monkeypatch.setattr("flow_manager.gateway.dispatch.MAX_WAITING", 3)
+    monkeypatch.setattr("flow_manager.gateway.lanes.MAX_WAITING", 3)
     async with serving(limits={"events_in_flight": 2}) as service, connect(service.url) as client:
         await client.call("create_container", {"image": "local", "name": "busy"})
         service.manager.hold = asyncio.Event()
@@ -161,6 +161,30 @@ async def test_further_events_of_one_client_wait_their_turn_and_too_many_are_ref
         service.manager.hold.set()
         replies = await asyncio.gather(*calls)
         assert sorted(reply.get("code", "ok") for reply in replies) == ["ok"] * 5 + ["rate_limited"]
+
+
+async def test_neither_looks_nor_what_ends_an_operation_wait_behind_long_ones(serving, connect, eventually):
+    async with serving(limits={"events_in_flight": 1}) as service, connect(service.url) as client:
+        await client.call("create_container", {"image": "local", "name": "slow"})
+        service.manager.hold = asyncio.Event()
+        slow = {"container_id": "slow"}
+        pending = [asyncio.create_task(client.call("start_container", slow)) for _ in range(3)]
+        assert (await client.call("get_logs", slow))["error"] is False
+        killing = asyncio.create_task(client.call("kill_container", slow))
+        forced = asyncio.create_task(client.call("delete_container", slow))
+        await eventually(lambda: [verb for verb, _ in service.manager.calls] == ["create", "start", "kill"])
+        service.manager.hold.set()
+        replies = await asyncio.gather(*pending, killing, forced)
+        assert [reply["error"] for reply in replies] == [False] * 5
+
+
+async def test_an_event_whose_turn_does_not_come_is_answered_in_time_all_the_same(serving, connect):
+    async with serving(limits={"events_in_flight": 1}) as service, connect(service.url) as client:
+        await client.call("create_container", {"image": "local", "name": "slow"})
+        service.manager.hold = asyncio.Event()
+        service.gateway._dispatcher._deadline = 0.2
+        replies = await asyncio.gather(*(client.call("start_container", {"container_id": "slow"}) for _ in range(2)))
+        assert [reply["code"] for reply in replies] == ["timeout", "timeout"]
 
 
 async def test_a_client_is_upgraded_from_polling_and_loses_nothing(service, connect, spy):
