@@ -59,9 +59,12 @@ def begin(watcher: Watcher, reason: str, *, person: bool, for_dependent: bool = 
 
 
 def refuse_traffic(watcher: Watcher, *, for_dependent: bool) -> None:
-    """:raises Conflict, NotAllowed: traffic must not wake it. :raises FlowManagerError: the last failure, too fresh."""
+    """:raises Conflict, NotAllowed: traffic must not wake it. :raises ContainerNotFound: somebody removed its container.
+    :raises FlowManagerError: the last failure, too fresh."""
     if watcher.up and watcher.state != "error":
         return
+    if watcher.entry.lost and watcher.desired == "stopped":
+        raise ContainerNotFound(watcher.id, kind=watcher.entry.runtime.kind)  # no start would help
     if watcher.desired == "stopped" and not watcher.up and not watcher.never_ran:
         raise Conflict("somebody stopped this flow: start it first", desired="stopped", operation="stop")
     if watcher.policy is None and not for_dependent and not watcher.up:

@@ -389,6 +389,18 @@ async def test_a_container_that_somebody_removed_fails_its_waiters(idle_house: I
     assert web.state == "error"
 
 
+async def test_of_a_stopped_flow_whose_container_somebody_removed_nobody_is_told_to_start_it(
+    idle_house: IdleHouse,
+) -> None:
+    web = await idle_house.create(start=True)
+    await idle_house.comes(web, "ready")
+    await idle_house.stop(web)
+    idle_house.runtime.vanish(web.id)
+    await idle_house.told("container_lost")
+    with pytest.raises(ContainerNotFound):
+        await web.wake(reason="a request")
+
+
 async def test_the_end_of_the_manager_is_told_to_whoever_waits(idle_builder: IdleBuilder) -> None:
     async with idle_builder.open() as house:
         web = await house.create()
