@@ -43,9 +43,13 @@ class FakeClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
+        await self.timer(seconds)
+
+    def timer(self, seconds: float) -> asyncio.Future[None]:
+        """Done when the clock was moved that far from now; to be cancelled like a timer of the loop."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), future))
-        await future
+        return future
 
     def advance(self, seconds: float) -> None:
         """Move on at once. Those whose time has come wake in the order of their deadlines, once the caller waits.

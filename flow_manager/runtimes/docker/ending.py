@@ -31,6 +31,8 @@ from flow_manager.runtimes.docker.retry import repeat
 KILL = "SIGKILL"
 # A KILL works within milliseconds, unless the process hangs in the kernel: then the flow can't be stopped, and this says when.
 KILL_SECONDS = 10.0
+# Seconds between looks at a container that was paused and is said to run.
+PAUSE_WAITS = (0.02, 0.1, 0.3, 0.6)
 # After a signal of somebody else's a container is believed to be about to end for this long: Docker's own default grace.
 SIGNAL_MEMORY = 11.0
 
@@ -155,6 +157,29 @@ class Ending:
     async def _let_go_on(self, handle: Handle) -> None:
         if (await self._containers.inspect(handle.flow_id)).state == "paused":
             await self.unpause(handle)
+
+    async def pause(self, handle: Handle) -> Observation:
+        """What the engine says afterwards, once it says that it is paused or does not run at all.
+
+        Right after an unpause 20.10 may say `running` of one that is frozen: it hears late of that unpause's end, and takes it
+        for news. It corrects itself within milliseconds, when it hears of the pause.
+
+        :raises ContainerNotFound, ContainerStopped, RuntimeUnavailable:
+        """
+        with translated(Subject(handle.flow_id, operation="pause")):
+            try:
+                path = f"containers/{handle.runtime_id}/pause"
+                await self._containers.client.call("POST", path, timeout=self._timeout)
+            except DockerError as exc:
+                if "already paused" not in exc.message:
+                    raise
+        seen = await self._containers.inspect(handle.flow_id)
+        for wait in PAUSE_WAITS:
+            if seen.state != "running":
+                break
+            await asyncio.sleep(wait)
+            seen = await self._containers.inspect(handle.flow_id)
+        return seen  # running still: somebody has let it go on already
 
     async def unpause(self, handle: Handle) -> Observation:
         """An unpause right after a pause can answer 500 "is not paused" under load: so look, and repeat while it is.

@@ -185,16 +185,7 @@ class DockerProvider(NothingInside):
         return await self._containers.with_handle(id, partial(self._ending.kill, signal=signal))
 
     async def pause(self, id: str) -> Observation:
-        return await self._containers.with_handle(id, self._pause)
-
-    async def _pause(self, handle: Handle) -> Observation:
-        with translated(Subject(handle.flow_id, operation="pause")):
-            try:
-                await self.client.call("POST", f"containers/{handle.runtime_id}/pause", timeout=self._timeout)
-            except DockerError as exc:
-                if "already paused" not in exc.message:
-                    raise
-        return await self._containers.inspect(handle.flow_id)
+        return await self._containers.with_handle(id, self._ending.pause)
 
     async def unpause(self, id: str) -> Observation:
         return await self._containers.with_handle(id, self._ending.unpause)

@@ -36,19 +36,17 @@ class FakeTimer:
         self._clock = clock
         self.armed = 0
 
-    def __call__(self, delay: float, callback: Callable[[], None]) -> asyncio.Task[None]:
-        async def later() -> None:
-            try:
-                await self._clock.sleep(max(delay, 1e-9))
-            finally:
-                self.armed -= 1
-            callback()
+    def __call__(self, delay: float, callback: Callable[[], None]) -> asyncio.Future[None]:
+        def over(done: asyncio.Future[None]) -> None:
+            self.armed -= 1
+            if not done.cancelled():
+                callback()
 
         self.armed += 1
-        task = asyncio.get_running_loop().create_task(later())
-        # A task that is cancelled before its first step never comes to its `finally`.
-        task.add_done_callback(lambda _: None)
-        return task
+        # Known to the clock at once: a task's first step may come only after the clock was moved on, and be late by that.
+        timer = self._clock.timer(max(delay, 1e-9))
+        timer.add_done_callback(over)
+        return timer
 
 
 @dataclass
