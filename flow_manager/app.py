@@ -252,7 +252,7 @@ class Service:
     async def _close_all(self) -> None:
         """Every step, also after one that failed: what it left open (the store's thread) would keep the process for ever.
 
-        :raises Exception: the first that a step raised, when all is closed.
+        :raises Exception: the first that a step raised, when all is closed; it names the later ones.
         """
         failed: Exception | None = None
         while self._undo:
@@ -262,7 +262,10 @@ class Service:
                 if asyncio.iscoroutine(result):
                     await result
             except Exception as error:
-                failed = failed or error
+                if failed is None:
+                    failed = error
+                else:
+                    failed.add_note(f"then another step failed, too: {error!r}")
         if failed is not None:
             raise failed
 

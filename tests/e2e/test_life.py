@@ -25,6 +25,7 @@ from flow_manager.testing import eventually
 from tests.e2e.conftest import Platform, running
 
 
+@pytest.mark.docker
 async def test_docker_flows_go_on_after_the_end_and_it_says_so(
     docker_platform: Platform, connect: Callable[..., Any], started: Callable[..., Any]
 ) -> None:

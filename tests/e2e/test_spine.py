@@ -152,6 +152,7 @@ async def test_a_restarted_service_finds_its_flows_again(
         await client.ok("delete_container", container_id=flow, force=True)
 
 
+@pytest.mark.docker
 async def test_what_happens_outside_is_seen_told_and_survived(
     docker_platform: Platform, connect: Callable[..., Any]
 ) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import tty
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,20 +38,6 @@ INTERRUPT = b"\x03"
 MIB = 1024 * 1024
 # A Python with what the holder imports has some 12 MiB; what it would hold of `yes` in a second is ten times that.
 HOLDERS_MEMORY = 40 * MIB
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[ProcessHarness]:
-    async with make_harness(tmp_path) as ready:
-        yield ready
-
-
-@pytest.fixture
-async def provider(harness: ProcessHarness) -> AsyncIterator[ProcessProvider]:
-    made = harness.make(harness.instance)
-    await made.open()
-    yield made
-    await made.close()
 
 
 def shell(harness: ProcessHarness, script: str, **overrides: Any) -> FlowSpec:

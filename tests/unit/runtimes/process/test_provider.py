@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,24 +26,9 @@ from flow_manager.testing import eventually
 from flow_manager.util.ids import new_flow_id
 from tests.contract.harness import Events, ended, printed, run
 from tests.contract.harness_process import ProcessHarness
-from tests.contract.harness_process import harness as make_harness
 
 both_loops = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 ROOT = Path(__file__).resolve().parents[4]
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[ProcessHarness]:
-    async with make_harness(tmp_path) as ready:
-        yield ready
-
-
-@pytest.fixture
-async def provider(harness: ProcessHarness) -> AsyncIterator[ProcessProvider]:
-    made = harness.make(harness.instance)
-    await made.open()
-    yield made
-    await made.close()
 
 
 def shell(harness: ProcessHarness, script: str, **overrides: object) -> FlowSpec:
